@@ -1,0 +1,2 @@
+//! The `qdrant-router` command.
+fn main() {}

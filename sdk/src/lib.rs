@@ -1,0 +1,1 @@
+//! Sends every Qdrant request straight to the node that holds its data.
