@@ -1,0 +1,293 @@
+//! Where the shards of one collection live.
+
+use std::fmt;
+
+use serde::Deserialize;
+use smallvec::SmallVec;
+
+use super::{Epoch, HashRing, PeerId, Replica, ReplicaState, ShardId};
+
+/// A shard key of a collection with custom sharding. `7` and `"7"` are different keys.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(untagged)]
+pub enum ShardKey {
+    /// A numeric key.
+    Number(u64),
+    /// A text key.
+    Keyword(String),
+}
+
+/// One shard and its replicas.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// Its id within the collection.
+    pub id: ShardId,
+    /// Its key, with custom sharding.
+    pub key: Option<ShardKey>,
+    /// All its replicas, whatever their state.
+    pub replicas: SmallVec<[Replica; 3]>,
+}
+
+/// The shards of one shard key, or all shards where sharding is automatic.
+#[derive(Clone, Debug)]
+pub struct KeyGroup {
+    /// The key; `None` with automatic sharding.
+    pub key: Option<ShardKey>,
+    /// Its shards, ascending.
+    pub shards: Vec<ShardId>,
+    ring: HashRing,
+    /// The ring without the shard that resharding adds or removes.
+    ring_without_target: Option<HashRing>,
+}
+
+/// A resharding in progress.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resharding {
+    /// Whether a shard is being added or removed.
+    pub direction: ReshardingDirection,
+    /// The shard that is being added or removed.
+    pub shard: ShardId,
+}
+
+/// See [`Resharding`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReshardingDirection {
+    /// A shard is being added.
+    Up,
+    /// A shard is being removed.
+    Down,
+    /// A direction that this version does not know.
+    Unknown,
+}
+
+/// The placement of a collection, as one node answered `GET /collections/{c}/cluster`.
+#[derive(Clone, Debug)]
+pub struct Collection {
+    /// The epoch of the view.
+    pub epoch: Epoch,
+    /// The shards, by ascending id.
+    pub shards: Vec<Shard>,
+    /// The shards by key; one group without a key where sharding is automatic.
+    pub groups: Vec<KeyGroup>,
+    /// The resharding in progress, if any.
+    pub resharding: Option<Resharding>,
+    /// Shard transfers in progress.
+    pub transfers: usize,
+}
+
+// === impl ShardKey ===
+
+impl fmt::Display for ShardKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Keyword(text) => text.fmt(f),
+        }
+    }
+}
+
+// === impl KeyGroup ===
+
+impl KeyGroup {
+    /// The shards that a write of this point goes to: one, or two while resharding moves it.
+    pub fn owners(&self, id: &super::PointId) -> impl Iterator<Item = ShardId> + use<> {
+        let owner = self.ring.shard(id);
+        let other = self
+            .ring_without_target
+            .as_ref()
+            .and_then(|ring| ring.shard(id))
+            .filter(|&shard| Some(shard) != owner);
+        owner.into_iter().chain(other)
+    }
+}
+
+// === impl Collection ===
+
+impl Collection {
+    /// Assembles the placement; `shards` may come in any order.
+    #[must_use]
+    pub fn new(epoch: Epoch, mut shards: Vec<Shard>, resharding: Option<Resharding>, transfers: usize) -> Self {
+        shards.sort_by_key(|shard| shard.id);
+        let mut members: Vec<(Option<ShardKey>, Vec<ShardId>)> = Vec::new();
+        for shard in &shards {
+            match members.iter_mut().find(|(key, _)| *key == shard.key) {
+                Some((_, ids)) => ids.push(shard.id),
+                None => members.push((shard.key.clone(), vec![shard.id])),
+            }
+        }
+        let groups = members
+            .into_iter()
+            .map(|(key, shards)| KeyGroup {
+                ring: HashRing::new(shards.iter().copied()),
+                ring_without_target: resharding
+                    .as_ref()
+                    .filter(|resharding| shards.contains(&resharding.shard))
+                    .map(|resharding| HashRing::new(shards.iter().copied().filter(|&id| id != resharding.shard))),
+                key,
+                shards,
+            })
+            .collect();
+        Self { epoch, shards, groups, resharding, transfers }
+    }
+
+    /// Whether a point's shard is chosen by a shard key in the request rather than by its id alone.
+    #[must_use]
+    pub fn has_shard_keys(&self) -> bool {
+        self.groups.iter().any(|group| group.key.is_some())
+    }
+
+    /// The group of `key`, or of the whole collection where sharding is automatic and `key` is `None`.
+    #[must_use]
+    pub fn group(&self, key: Option<&ShardKey>) -> Option<&KeyGroup> {
+        self.groups.iter().find(|group| group.key.as_ref() == key)
+    }
+
+    /// The shard with this id.
+    #[must_use]
+    pub fn shard(&self, id: ShardId) -> Option<&Shard> {
+        let at = self.shards.binary_search_by_key(&id, |shard| shard.id).ok()?;
+        self.shards.get(at)
+    }
+}
+
+// === the wire ===
+
+/// `result` of `GET /collections/{c}/cluster`.
+#[derive(Debug, Deserialize)]
+pub(super) struct ClusterInfo {
+    peer_id: PeerId,
+    #[serde(default)]
+    local_shards: Vec<LocalShard>,
+    #[serde(default)]
+    remote_shards: Vec<RemoteShard>,
+    #[serde(default)]
+    shard_transfers: Vec<serde::de::IgnoredAny>,
+    #[serde(default)]
+    resharding_operations: Option<Vec<ReshardingInfo>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LocalShard {
+    shard_id: ShardId,
+    shard_key: Option<ShardKey>,
+    state: ReplicaState,
+}
+
+#[derive(Debug, Deserialize)]
+struct RemoteShard {
+    shard_id: ShardId,
+    shard_key: Option<ShardKey>,
+    peer_id: PeerId,
+    state: ReplicaState,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReshardingInfo {
+    #[serde(default)]
+    direction: String,
+    shard_id: ShardId,
+}
+
+// === impl ClusterInfo ===
+
+impl ClusterInfo {
+    pub(super) fn into_collection(self, epoch: Epoch) -> Collection {
+        let local = self.local_shards.into_iter().map(|shard| {
+            let replica = Replica { peer: self.peer_id, state: shard.state };
+            (shard.shard_id, shard.shard_key, replica)
+        });
+        let remote = self.remote_shards.into_iter().map(|shard| {
+            let replica = Replica { peer: shard.peer_id, state: shard.state };
+            (shard.shard_id, shard.shard_key, replica)
+        });
+        let mut rows: Vec<_> = local.chain(remote).collect();
+        rows.sort_by_key(|&(shard, _, replica)| (shard, replica.peer));
+        let mut shards: Vec<Shard> = Vec::new();
+        for (id, key, replica) in rows {
+            match shards.last_mut().filter(|shard| shard.id == id) {
+                Some(shard) => shard.replicas.push(replica),
+                None => shards.push(Shard { id, key, replicas: SmallVec::from_elem(replica, 1) }),
+            }
+        }
+        let resharding = self
+            .resharding_operations
+            .unwrap_or_default()
+            .into_iter()
+            .next()
+            .map(|info| Resharding {
+                direction: match &*info.direction {
+                    "up" => ReshardingDirection::Up,
+                    "down" => ReshardingDirection::Down,
+                    _ => ReshardingDirection::Unknown,
+                },
+                shard: info.shard_id,
+            });
+        Collection::new(epoch, shards, resharding, self.shard_transfers.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::PointId;
+
+    fn parse(json: &str) -> Collection {
+        serde_json::from_str::<ClusterInfo>(json).expect("cluster info").into_collection(Epoch { term: 1, commit: 2 })
+    }
+
+    #[test]
+    fn a_replica_set_is_the_local_row_and_all_remote_rows() {
+        let collection = parse(
+            r#"{ "peer_id": 7, "shard_count": 2,
+                 "local_shards": [{ "shard_id": 0, "points_count": 3, "state": "Active" }],
+                 "remote_shards": [{ "shard_id": 1, "peer_id": 9, "state": "Recovery" },
+                                   { "shard_id": 0, "peer_id": 8, "state": "Sleeping" }],
+                 "shard_transfers": [{ "shard_id": 1, "from": 1, "to": 2, "sync": true }] }"#,
+        );
+        let states: Vec<_> = collection
+            .shards
+            .iter()
+            .flat_map(|shard| shard.replicas.iter().map(|r| (shard.id, r.peer, r.state)))
+            .collect();
+        assert_eq!(
+            states,
+            [(0, 7, ReplicaState::Active), (0, 8, ReplicaState::Unknown), (1, 9, ReplicaState::Recovery)]
+        );
+        assert!(!collection.has_shard_keys());
+        assert_eq!(collection.transfers, 1);
+        assert_eq!(collection.group(None).expect("automatic sharding").shards, [0, 1]);
+    }
+
+    #[test]
+    fn keys_group_shards_and_seven_is_not_the_text_seven() {
+        let collection = parse(
+            r#"{ "peer_id": 7, "shard_count": 3, "local_shards": [
+                 { "shard_id": 3, "shard_key": "7", "points_count": 0, "state": "Active" },
+                 { "shard_id": 1, "shard_key": 7, "points_count": 0, "state": "Active" },
+                 { "shard_id": 2, "shard_key": 7, "points_count": 0, "state": "Active" }],
+                 "remote_shards": [], "shard_transfers": [] }"#,
+        );
+        let shards = |key: ShardKey| collection.group(Some(&key)).map(|group| group.shards.clone());
+        assert_eq!(shards(ShardKey::Number(7)), Some(vec![1, 2]));
+        assert_eq!(shards(ShardKey::Keyword("7".into())), Some(vec![3]));
+        assert!(collection.group(None).is_none());
+    }
+
+    #[test]
+    fn resharding_writes_go_to_the_old_and_the_new_owner() {
+        let collection = parse(
+            r#"{ "peer_id": 7, "shard_count": 4, "local_shards": [
+                 { "shard_id": 0, "points_count": 0, "state": "Active" },
+                 { "shard_id": 1, "points_count": 0, "state": "Active" },
+                 { "shard_id": 2, "points_count": 0, "state": "Active" },
+                 { "shard_id": 3, "points_count": 0, "state": "Resharding" }],
+                 "remote_shards": [], "shard_transfers": [],
+                 "resharding_operations": [{ "uuid": "x", "direction": "up", "shard_id": 3, "peer_id": 7 }] }"#,
+        );
+        let group = collection.group(None).expect("automatic sharding");
+        let owners = |id| group.owners(&PointId::Num(id)).collect::<Vec<_>>();
+        assert_eq!(owners(0), [2]);
+        assert_eq!(owners(1), [3, 2]);
+        assert_eq!(owners(8), [3, 0]);
+    }
+}

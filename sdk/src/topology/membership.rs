@@ -1,0 +1,242 @@
+//! Which of the discovered addresses are nodes of the cluster, and who they are: a pure function.
+//!
+//! The identity of a node is the peer id that its own address reports. Everything else follows:
+//!
+//! * The same pod with a new address: two addresses have claimed one peer id, and the one that
+//!   answers has it.
+//! * A new pod on an old address: the address reports another peer id from now on.
+//! * Two peer ids with one URI (a pod that lost its volume): only the one that an address reports
+//!   has a node.
+//! * A pod of another cluster on a freed address, or one that bootstrapped a cluster of its own: the
+//!   peers of our cluster do not list it, so it is no node of ours.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Address, ClusterView, Epoch, Node, PeerId, ViewKind};
+
+/// What is known of one address.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Member {
+    /// Whether discovery still lists it.
+    pub(super) listed: bool,
+    /// Whether it answered when it was last asked.
+    pub(super) reachable: bool,
+    /// Its last readable answer.
+    pub(super) view: Option<ClusterView>,
+    /// Whether it answered but would not or could not say who it is.
+    pub(super) anonymous: bool,
+}
+
+/// The nodes of the cluster, and what they agree on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Membership {
+    /// By peer id; without any, the addresses that answer without saying who they are.
+    pub(super) nodes: Vec<Node>,
+    /// The newest epoch that a reachable node has applied.
+    pub(super) epoch: Option<Epoch>,
+    /// The consensus leader in the newest view.
+    pub(super) leader: Option<PeerId>,
+    /// The nodes that have applied that epoch: whom to ask about collections.
+    pub(super) freshest: Vec<Address>,
+    /// Addresses that belong to another cluster.
+    pub(super) strangers: Vec<Address>,
+}
+
+/// One address that said who it is.
+struct Peer<'a> {
+    address: Address,
+    member: &'a Member,
+    id: PeerId,
+    peers: &'a HashMap<PeerId, Option<String>>,
+    leader: Option<PeerId>,
+    settled: bool,
+    epoch: Epoch,
+}
+
+// === impl Membership ===
+
+impl Membership {
+    pub(super) fn of(members: &BTreeMap<Address, Member>) -> Self {
+        let peers: Vec<Peer<'_>> = members.iter().filter_map(|(&address, member)| Peer::of(address, member)).collect();
+        let Some(reference) = reference(&peers) else {
+            return Self { nodes: anonymous(members), ..Self::default() };
+        };
+
+        let mut admitted: BTreeMap<PeerId, &Peer<'_>> = BTreeMap::new();
+        let mut strangers = Vec::new();
+        for peer in &peers {
+            if !reference.peers.contains_key(&peer.id) {
+                strangers.push(peer.address);
+                continue;
+            }
+            let holder = admitted.entry(peer.id).or_insert(peer);
+            // Of several addresses, the one that answers is the peer's; then the one that is listed.
+            if (peer.member.reachable, peer.member.listed) > (holder.member.reachable, holder.member.listed) {
+                *holder = peer;
+            }
+        }
+
+        let live = || admitted.values().filter(|peer| peer.member.reachable);
+        let epoch = live().filter(|peer| peer.settled).map(|peer| peer.epoch).max();
+        let freshest = live().filter(|peer| peer.settled && Some(peer.epoch) == epoch).map(|peer| peer.address).collect();
+        let leader = live().max_by_key(|peer| (peer.leader.is_some(), peer.epoch)).and_then(|peer| peer.leader);
+        let nodes = admitted
+            .values()
+            .map(|peer| Node {
+                address: peer.address,
+                peer: Some(peer.id),
+                name: reference.peers.get(&peer.id).and_then(|host| pod_name(host.as_deref()?)),
+                reachable: peer.member.reachable,
+            })
+            .collect();
+        Self { nodes, epoch, leader, freshest, strangers }
+    }
+}
+
+impl<'a> Peer<'a> {
+    fn of(address: Address, member: &'a Member) -> Option<Self> {
+        let view = member.view.as_ref()?;
+        match &view.kind {
+            ViewKind::Standalone => None,
+            ViewKind::Member { peer, peers, leader, settled } => Some(Self {
+                address,
+                member,
+                id: *peer,
+                peers,
+                leader: *leader,
+                settled: *settled,
+                epoch: view.epoch,
+            }),
+        }
+    }
+}
+
+/// The peer whose list of peers defines the cluster: it agrees mutually with the most others, and
+/// its view is the newest of those.
+fn reference<'a>(peers: &'a [Peer<'a>]) -> Option<&'a Peer<'a>> {
+    let live = peers.iter().any(|peer| peer.member.reachable);
+    peers
+        .iter()
+        .filter(|peer| peer.member.reachable || !live)
+        .max_by_key(|peer| {
+            let agreeing = peers
+                .iter()
+                .filter(|other| peer.peers.contains_key(&other.id) && other.peers.contains_key(&peer.id))
+                .count();
+            (agreeing, peer.settled, peer.epoch, peer.id)
+        })
+}
+
+fn anonymous(members: &BTreeMap<Address, Member>) -> Vec<Node> {
+    let standalone = |member: &Member| {
+        matches!(&member.view, Some(ClusterView { kind: ViewKind::Standalone, .. }))
+    };
+    members
+        .iter()
+        .filter(|(_, member)| member.anonymous || standalone(member))
+        .map(|(&address, member)| Node { address, peer: None, name: None, reachable: member.reachable })
+        .collect()
+}
+
+/// The first label of a host name; an IP address names no pod.
+fn pod_name(host: &str) -> Option<String> {
+    if host.parse::<std::net::IpAddr>().is_ok() || host.starts_with('[') {
+        return None;
+    }
+    host.split('.').next().filter(|label| !label.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> Address {
+        Address { ip: [10, 0, 0, last].into(), rest_port: 6333, grpc_port: 6334 }
+    }
+
+    fn peer(id: PeerId, peers: &[PeerId], commit: u64) -> Member {
+        let peers = peers.iter().map(|&id| (id, Some(format!("qdrant-{id}.qdrant-headless.demo.svc"))));
+        Member {
+            listed: true,
+            reachable: true,
+            view: Some(ClusterView {
+                kind: ViewKind::Member { peer: id, peers: peers.collect(), leader: Some(1), settled: true },
+                epoch: Epoch { term: 1, commit },
+            }),
+            anonymous: false,
+        }
+    }
+
+    fn of(members: impl IntoIterator<Item = (u8, Member)>) -> Membership {
+        Membership::of(&members.into_iter().map(|(last, member)| (address(last), member)).collect())
+    }
+
+    fn who(membership: &Membership) -> Vec<(Option<PeerId>, Address)> {
+        membership.nodes.iter().map(|node| (node.peer, node.address)).collect()
+    }
+
+    #[test]
+    fn nodes_are_whoever_their_own_address_says() {
+        let membership = of([(9, peer(1, &[1, 2], 7)), (8, peer(2, &[1, 2], 6))]);
+        assert_eq!(who(&membership), [(Some(1), address(9)), (Some(2), address(8))]);
+        assert_eq!(membership.epoch, Some(Epoch { term: 1, commit: 7 }));
+        assert_eq!(membership.freshest, [address(9)]);
+        assert_eq!(membership.nodes[0].name.as_deref(), Some("qdrant-1"));
+    }
+
+    #[test]
+    fn the_same_pod_with_a_new_address_is_where_it_answers() {
+        let gone = Member { reachable: false, ..peer(1, &[1, 2], 7) };
+        let membership = of([(1, gone), (2, peer(2, &[1, 2], 7)), (3, peer(1, &[1, 2], 7))]);
+        assert_eq!(who(&membership), [(Some(1), address(3)), (Some(2), address(2))]);
+    }
+
+    #[test]
+    fn a_listed_address_wins_over_one_that_vanished_while_both_answer() {
+        let vanished = Member { listed: false, ..peer(1, &[1], 7) };
+        assert_eq!(who(&of([(1, vanished), (3, peer(1, &[1], 7))])), [(Some(1), address(3))]);
+    }
+
+    #[test]
+    fn a_pod_that_lost_its_volume_is_its_new_peer_alone() {
+        // Peer 1 lost its volume and came back as peer 5; the cluster still lists both.
+        let membership = of([(1, peer(5, &[1, 2, 5], 9)), (2, peer(2, &[1, 2, 5], 9))]);
+        assert_eq!(who(&membership), [(Some(2), address(2)), (Some(5), address(1))]);
+    }
+
+    #[test]
+    fn another_cluster_on_our_addresses_is_left_out() {
+        let membership = of([
+            (1, peer(1, &[1, 2], 7)),
+            (2, peer(2, &[1, 2], 7)),
+            (3, peer(77, &[77, 78], 90_000)),
+        ]);
+        assert_eq!(who(&membership), [(Some(1), address(1)), (Some(2), address(2))]);
+        assert_eq!(membership.strangers, [address(3)]);
+        assert_eq!(membership.epoch, Some(Epoch { term: 1, commit: 7 }));
+    }
+
+    #[test]
+    fn a_peer_that_still_applies_its_log_tells_no_epoch() {
+        let mut behind = peer(2, &[1, 2], 12);
+        if let Some(ClusterView { kind: ViewKind::Member { settled, .. }, .. }) = &mut behind.view {
+            *settled = false;
+        }
+        let membership = of([(1, peer(1, &[1, 2], 11)), (2, behind)]);
+        assert_eq!(membership.epoch, Some(Epoch { term: 1, commit: 11 }));
+        assert_eq!(membership.freshest, [address(1)]);
+    }
+
+    #[test]
+    fn without_peers_what_answers_is_kept_for_the_worst_case() {
+        let standalone = Member {
+            view: Some(ClusterView { kind: ViewKind::Standalone, epoch: Epoch::default() }),
+            reachable: true,
+            ..Member::default()
+        };
+        let refused = Member { anonymous: true, reachable: true, ..Member::default() };
+        let silent = Member { listed: true, ..Member::default() };
+        let membership = of([(1, standalone), (2, refused), (3, silent)]);
+        assert_eq!(who(&membership), [(None, address(1)), (None, address(2))]);
+    }
+}

@@ -1,0 +1,196 @@
+//! The consistent hash ring that maps a point id to its shard.
+//!
+//! Qdrant places a point on the ring of the shards of its shard key (of all shards, with automatic
+//! sharding): SipHash-2-4 with a zero key, one hundred ring nodes a shard, first node at or after
+//! the hash of the id, wrapping at the end. The mapping is part of Qdrant's storage format and has
+//! been the same in every release, but for UUIDs in 1.15.0.
+//!
+//! Only writes use the ring: Qdrant reads by id from every shard.
+
+use siphasher::sip::SipHasher24;
+
+use super::{PointId, ShardId};
+
+/// Ring nodes per shard (`HASH_RING_SHARD_SCALE` in Qdrant).
+const NODES_PER_SHARD: u32 = 100;
+
+/// The ring over one set of shards.
+///
+/// ```
+/// use qdrant_router::topology::{HashRing, PointId};
+///
+/// let ring = HashRing::new([0, 1, 2]);
+/// assert_eq!(ring.shard(&PointId::Num(42)), Some(1));
+/// ```
+#[derive(Clone, Debug)]
+pub struct HashRing(Repr);
+
+#[derive(Clone, Debug)]
+enum Repr {
+    Empty,
+    /// Every id belongs to the one shard, so no ring is kept.
+    Single(ShardId),
+    /// Sorted by key.
+    Many(Box<[(u64, ShardId)]>),
+}
+
+// === impl HashRing ===
+
+impl HashRing {
+    /// Builds the ring over `shards`; their order does not matter.
+    #[must_use]
+    pub fn new(shards: impl IntoIterator<Item = ShardId>) -> Self {
+        let shards: Vec<ShardId> = shards.into_iter().collect();
+        Self(match shards[..] {
+            [] => Repr::Empty,
+            [shard] => Repr::Single(shard),
+            _ => {
+                let mut nodes: Vec<(u64, ShardId)> = shards
+                    .iter()
+                    .flat_map(|&shard| (0..NODES_PER_SHARD).map(move |i| (node_key(shard, i), shard)))
+                    .collect();
+                nodes.sort_by_key(|&(key, _)| key);
+                Repr::Many(nodes.into_boxed_slice())
+            }
+        })
+    }
+
+    /// The shard that `id` belongs to; `None` on an empty ring.
+    #[must_use]
+    pub fn shard(&self, id: &PointId) -> Option<ShardId> {
+        match &self.0 {
+            Repr::Empty => None,
+            Repr::Single(shard) => Some(*shard),
+            Repr::Many(nodes) => {
+                let hash = point_key(id);
+                let at = nodes.partition_point(|&(key, _)| key < hash);
+                nodes.get(at).or_else(|| nodes.first()).map(|&(_, shard)| shard)
+            }
+        }
+    }
+}
+
+fn node_key(shard: ShardId, index: u32) -> u64 {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&shard.to_le_bytes());
+    bytes[4..].copy_from_slice(&index.to_le_bytes());
+    SipHasher24::new().hash(&bytes)
+}
+
+fn point_key(id: &PointId) -> u64 {
+    match id {
+        PointId::Num(number) => {
+            let mut bytes = [0; 16];
+            bytes[8..].copy_from_slice(&number.to_le_bytes());
+            SipHasher24::new().hash(&bytes)
+        }
+        PointId::Uuid(uuid) => {
+            let mut bytes = [0; 32];
+            bytes[0] = 1;
+            bytes[8] = 16; // the length prefix of the sixteen bytes that follow
+            bytes[16..].copy_from_slice(uuid.as_bytes());
+            SipHasher24::new().hash(&bytes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> PointId {
+        PointId::from_path_segment(text).expect("a point id")
+    }
+
+    #[test]
+    fn ring_node_keys() {
+        for (shard, index, key) in [
+            (0, 0, 0xe849_e8bb_6ffe_2567),
+            (0, 99, 0xc196_476b_02c6_fd76),
+            (1, 0, 0x8004_c5a6_9410_5f5e),
+            (2, 57, 0xe91c_899c_3bc9_a811),
+            (1, 70, 0x0071_0642_921f_f3c9),
+            (1, 28, 0xfffd_ac3d_e753_9c34),
+        ] {
+            assert_eq!(node_key(shard, index), key, "shard {shard}, node {index}");
+        }
+    }
+
+    /// The assignments that a Qdrant 1.18 server made: id, hash, then the shard on the rings
+    /// {0,1}, {0..2}, {0..3}, {0..5}, {0..11} and {3,4,5}.
+    #[test]
+    fn vectors_of_a_real_server() {
+        let rings = [
+            HashRing::new(0..2),
+            HashRing::new(0..3),
+            HashRing::new(0..4),
+            HashRing::new(0..6),
+            HashRing::new(0..12),
+            HashRing::new([5, 3, 4]),
+        ];
+        for (text, hash, shards) in [
+            ("0", 0x32ca_ecc2_8017_2976, [0, 2, 2, 5, 5, 5]),
+            ("1", 0xcaf8_f14c_fc92_c3f8, [0, 2, 3, 3, 11, 3]),
+            ("2", 0xbc3d_046c_e207_3b62, [1, 2, 2, 4, 4, 4]),
+            ("42", 0x54aa_b59a_e748_bab9, [1, 1, 1, 1, 1, 5]),
+            ("321", 0x1386_ab10_e559_9f96, [1, 1, 1, 5, 5, 5]),
+            ("100500", 0xf5bf_c0ac_f376_9e6c, [1, 1, 1, 5, 7, 5]),
+            ("4294967296", 0x9634_b25c_041e_e532, [1, 1, 1, 1, 1, 4]),
+            ("9223372036854775808", 0x1479_f814_9e2b_0f4a, [0, 2, 3, 3, 10, 3]),
+            ("18446744073709551615", 0x4baf_9b10_95e6_49bc, [0, 2, 3, 3, 3, 3]),
+            ("00000000-0000-0000-0000-000000000000", 0xdb24_535e_d665_f9ea, [1, 2, 2, 2, 2, 3]),
+            ("550e8400-e29b-41d4-a716-446655440000", 0xfcdc_f225_e1db_2a90, [1, 1, 1, 1, 1, 4]),
+            ("4072cda9-8ac6-46fa-9367-7372bc5e4798", 0x87bc_c75b_a727_4d35, [0, 2, 2, 2, 9, 3]),
+            ("f47ac10b-58cc-4372-a567-0e02b2c3d479", 0x3a2a_f98b_6630_9b0d, [0, 0, 0, 0, 0, 5]),
+            ("ffffffff-ffff-ffff-ffff-ffffffffffff", 0x5f73_7e6e_73a7_0ed3, [0, 0, 0, 0, 0, 4]),
+        ] {
+            assert_eq!(point_key(&id(text)), hash, "hash of {text}");
+            for (ring, shard) in rings.iter().zip(shards) {
+                assert_eq!(ring.shard(&id(text)), Some(shard), "{text} on {ring:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn vectors_of_qdrants_own_unit_test() {
+        let ring = HashRing::new(0..3);
+        for (text, shard) in [
+            ("fe23809b-dcc9-40ba-8255-a45dce6f10be", 2),
+            ("a307aa98-d5b5-4b0c-aec9-f963171acb74", 2),
+            ("aaf3bb55-dc48-418c-ba76-18badc0d7fc5", 0),
+            ("63000b52-641b-45cf-bc15-14de3944b9dd", 0),
+            ("aab5ef35-83ad-49ea-a629-508e308872f7", 0),
+        ] {
+            assert_eq!(ring.shard(&id(text)), Some(shard), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_hash_past_the_last_node_wraps_to_the_first() {
+        assert_eq!(point_key(&PointId::Num(53401)), 0xfffe_06e0_4693_e2ca);
+        assert_eq!(HashRing::new(0..3).shard(&PointId::Num(53401)), Some(1));
+    }
+
+    #[test]
+    fn growing_from_three_to_four_shards_moves_what_it_moves_on_qdrant() {
+        let (old, new) = (HashRing::new(0..3), HashRing::new(0..4));
+        let moved: Vec<_> = (0..20)
+            .map(PointId::Num)
+            .filter_map(|id| {
+                let (from, to) = (old.shard(&id)?, new.shard(&id)?);
+                (from != to).then(|| (id.to_string(), from, to))
+            })
+            .collect();
+        let expected = [("1", 2, 3), ("3", 2, 3), ("8", 0, 3), ("12", 2, 3), ("14", 2, 3)]
+            .map(|(id, from, to)| (id.to_owned(), from, to));
+        assert_eq!(moved, expected);
+        let moves = (0..10_000).map(PointId::Num).filter(|id| old.shard(id) != new.shard(id)).count();
+        assert_eq!(moves, 2372);
+    }
+
+    #[test]
+    fn small_rings() {
+        assert_eq!(HashRing::new([]).shard(&PointId::Num(1)), None);
+        assert_eq!(HashRing::new([7]).shard(&PointId::Num(1)), Some(7));
+    }
+}

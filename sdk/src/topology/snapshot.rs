@@ -1,0 +1,133 @@
+//! The immutable snapshot that requests read.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{Address, Collection, Epoch, PeerId};
+
+/// A node that requests may be sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Where it is dialled.
+    pub address: Address,
+    /// What the address itself reported; `None` while the router may not read it
+    /// (no credential for `GET /cluster`) and for a server without cluster mode.
+    pub peer: Option<PeerId>,
+    /// The first label of the host in its peer URI, which on Kubernetes is the pod's name.
+    pub name: Option<String>,
+    /// Whether it answered when it was last asked.
+    pub reachable: bool,
+}
+
+/// What is known of a collection name.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// Its placement, from this or an earlier epoch.
+    Found(Arc<Collection>),
+    /// At this epoch no such collection existed.
+    Absent(Epoch),
+}
+
+/// One view of the cluster. Never changes; a newer view is another snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct Topology {
+    pub(super) epoch: Option<Epoch>,
+    pub(super) consensus_leader: Option<PeerId>,
+    pub(super) nodes: Arc<[Node]>,
+    pub(super) fallback: Arc<[Address]>,
+    pub(super) aliases: Arc<HashMap<String, String>>,
+    pub(super) collections: HashMap<Arc<str>, Lookup>,
+}
+
+// === impl Node ===
+
+impl Node {
+    /// The name for logs, headers and `/topology`: the pod's, else the address.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.address.ip.to_string())
+    }
+}
+
+// === impl Topology ===
+
+impl Topology {
+    /// The epoch of this view; `None` before any node has told one.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// The peer that leads consensus, where known.
+    #[must_use]
+    pub fn consensus_leader(&self) -> Option<PeerId> {
+        self.consensus_leader
+    }
+
+    /// The nodes, by peer id.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node that is this peer.
+    #[must_use]
+    pub fn node(&self, peer: PeerId) -> Option<&Node> {
+        let at = self.nodes.binary_search_by_key(&Some(peer), |node| node.peer).ok()?;
+        self.nodes.get(at)
+    }
+
+    /// The addresses of the ClusterIP Service, for when no node can be used.
+    #[must_use]
+    pub fn fallback(&self) -> &[Address] {
+        &self.fallback
+    }
+
+    /// The collection that `name` means: aliases come first, as on Qdrant.
+    #[must_use]
+    pub fn resolve<'a>(&'a self, name: &'a str) -> &'a str {
+        self.aliases.get(name).map_or(name, String::as_str)
+    }
+
+    /// What is known of the collection or alias `name`; `None` until somebody has asked for it.
+    #[must_use]
+    pub fn collection(&self, name: &str) -> Option<&Lookup> {
+        self.collections.get(self.resolve(name))
+    }
+
+    /// The collections whose placement is known, by name.
+    pub fn collections(&self) -> impl Iterator<Item = (&str, &Arc<Collection>)> {
+        self.collections.iter().filter_map(|(name, lookup)| match lookup {
+            Lookup::Found(collection) => Some((&**name, collection)),
+            Lookup::Absent(_) => None,
+        })
+    }
+
+    /// The aliases and the collections that they mean.
+    #[must_use]
+    pub fn aliases(&self) -> &HashMap<String, String> {
+        &self.aliases
+    }
+}
+
+/// For tests of what reads a topology: assembled by hand, without a worker.
+#[cfg(test)]
+impl Topology {
+    pub(crate) fn of_nodes(nodes: impl IntoIterator<Item = (PeerId, Address)>) -> Self {
+        let mut nodes: Vec<Node> = nodes
+            .into_iter()
+            .map(|(peer, address)| Node { address, peer: Some(peer), name: None, reachable: true })
+            .collect();
+        nodes.sort_by_key(|node| node.peer);
+        Self { epoch: Some(Epoch { term: 1, commit: 1 }), nodes: nodes.into(), ..Self::default() }
+    }
+
+    pub(crate) fn with_leader(mut self, peer: PeerId) -> Self {
+        self.consensus_leader = Some(peer);
+        self
+    }
+
+    pub(crate) fn with_fallback(mut self, address: Address) -> Self {
+        self.fallback = Arc::new([address]);
+        self
+    }
+}

@@ -1,0 +1,609 @@
+//! The one task that owns the topology.
+//!
+//! It asks every address from discovery for its `GET /cluster`, fetches the placement of collections
+//! that traffic needs, and publishes a new snapshot whenever something changed. All waiting is done by
+//! short tasks of its own that report back as events, so a node that hangs delays nothing but its own
+//! answer.
+//!
+//! Wishes coalesce instead of queueing: while a batch of collections is being fetched, further names
+//! gather, each once, and form the next batch. Waiters hold no place in a queue; they watch the
+//! snapshot until it knows their name.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use dashmap::DashSet;
+use futures_util::{StreamExt, stream};
+use tokio::{
+    sync::{Notify, watch},
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
+
+use super::{
+    Address, ApiError, ClusterApi, ClusterView, Collection, Epoch, Lookup, Topology, ViewKind,
+    membership::{Member, Membership},
+};
+use crate::{
+    dice::Dice,
+    discovery::{Candidates, DiscoveryHandle, ResolveError},
+};
+
+/// Rounds on demand are at least this far apart.
+const REFRESH_GAP: Duration = Duration::from_millis(100);
+
+/// Collection names that may wait for their first fetch; beyond it, unknown names are routed unknown.
+const MAX_WANTED: usize = 256;
+
+/// Collections whose placement is kept.
+const MAX_FOUND: usize = 10_000;
+
+/// Names that are remembered as absent.
+const MAX_ABSENT: usize = 1_000;
+
+/// The pause after a batch in which something could not be read.
+const FETCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// Placements fetched at the same time.
+const FETCHES_AT_ONCE: usize = 8;
+
+/// How the topology is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How often every node is asked for its `GET /cluster`. Default: two seconds, jittered.
+    pub probe_interval: Duration,
+    /// How long the first request for a collection waits for its placement. Default: 500 ms.
+    pub first_fetch: Duration,
+}
+
+/// Learns which addresses answer; balancing uses it to bring back a node that had failed.
+pub trait Observer: Send + Sync + 'static {
+    /// The address answered.
+    fn answered(&self, address: Address);
+    /// The address did not answer.
+    fn failed(&self, address: Address);
+    /// The address now belongs to another peer, or to none.
+    fn forgotten(&self, address: Address);
+}
+
+/// Something that stands in the way of a full topology.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A name did not resolve.
+    Name(ResolveError),
+    /// A node could not be asked.
+    Node(Address, ApiError),
+    /// A node runs without cluster mode.
+    Standalone(Address),
+    /// An address answers as a peer of another cluster.
+    Stranger(Address),
+}
+
+/// Reads the topology and asks for more of it; the worker stops when the last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct TopologyHandle {
+    shared: Arc<Shared>,
+    published: watch::Receiver<()>,
+    settings: Settings,
+    _worker: Arc<AbortOnDrop>,
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+/// What the worker shares with the handles.
+#[derive(Debug, Default)]
+struct Shared {
+    current: ArcSwap<Topology>,
+    problems: ArcSwap<Vec<Problem>>,
+    /// Whether every candidate of a complete discovery has been asked at least once.
+    surveyed: AtomicBool,
+    wanted: DashSet<String>,
+    refresh: AtomicBool,
+    wake: Notify,
+}
+
+enum Event {
+    Probed(Address, Result<ClusterView, ApiError>),
+    Fetched(Fetched),
+}
+
+/// The outcome of one batch: what `from` said about collections while it stood at `epoch`.
+struct Fetched {
+    from: Address,
+    epoch: Epoch,
+    /// The names that were wanted, aliases among them.
+    names: Vec<String>,
+    aliases: Option<HashMap<String, String>>,
+    /// By the name under which each is stored.
+    collections: Vec<(String, Result<Option<Collection>, ApiError>)>,
+    /// Where `from` stands after the batch, or why it failed.
+    after: Result<ClusterView, ApiError>,
+}
+
+struct Worker<A, O> {
+    api: Arc<A>,
+    observer: Arc<O>,
+    discovery: DiscoveryHandle,
+    settings: Settings,
+    dice: Arc<Dice>,
+    shared: Arc<Shared>,
+    published: watch::Sender<()>,
+
+    members: BTreeMap<Address, Member>,
+    errors: HashMap<Address, ApiError>,
+    candidates: Candidates,
+    membership: Membership,
+    epoch: Option<Epoch>,
+    aliases: (Option<Epoch>, Arc<HashMap<String, String>>),
+    collections: HashMap<Arc<str>, Lookup>,
+
+    tasks: JoinSet<Event>,
+    probing: BTreeSet<Address>,
+    fetching: bool,
+    /// After a failed batch, the next one is not started before this.
+    fetch_after: Instant,
+    last_round: Instant,
+}
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { probe_interval: Duration::from_secs(2), first_fetch: Duration::from_millis(500) }
+    }
+}
+
+// === impl Problem ===
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(error) => error.fmt(f),
+            Self::Node(_, error) => error.fmt(f),
+            Self::Standalone(address) => write!(
+                f,
+                "{address}: runs without cluster mode; set `cluster.enabled: true` on every node, or point the client at it directly"
+            ),
+            Self::Stranger(address) => write!(
+                f,
+                "{address}: belongs to another cluster; check that the headless Service selects the pods of one cluster only"
+            ),
+        }
+    }
+}
+
+// === impl TopologyHandle ===
+
+impl TopologyHandle {
+    /// Starts the worker on the current tokio runtime.
+    #[must_use]
+    pub fn follow<A: ClusterApi, O: Observer>(
+        discovery: DiscoveryHandle,
+        api: A,
+        observer: Arc<O>,
+        settings: Settings,
+        dice: Arc<Dice>,
+    ) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (sender, published) = watch::channel(());
+        let worker = Worker {
+            api: Arc::new(api),
+            observer,
+            discovery,
+            settings,
+            dice,
+            shared: shared.clone(),
+            published: sender,
+            members: BTreeMap::new(),
+            errors: HashMap::new(),
+            candidates: Candidates::default(),
+            membership: Membership::default(),
+            epoch: None,
+            aliases: Default::default(),
+            collections: HashMap::new(),
+            tasks: JoinSet::new(),
+            probing: BTreeSet::new(),
+            fetching: false,
+            fetch_after: Instant::now(),
+            last_round: Instant::now(),
+        };
+        let worker = AbortOnDrop(tokio::spawn(worker.run()));
+        Self { shared, published, settings, _worker: Arc::new(worker) }
+    }
+
+    /// The topology as it is now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Topology> {
+        self.shared.current.load_full()
+    }
+
+    /// What stands in the way of a full topology, as it is now.
+    #[must_use]
+    pub fn problems(&self) -> Arc<Vec<Problem>> {
+        self.shared.problems.load_full()
+    }
+
+    /// Waits for the next snapshot.
+    pub async fn changed(&mut self) {
+        if self.published.changed().await.is_err() {
+            // The worker lives as long as this handle, so only a runtime that shuts down comes here.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until every candidate has been asked once, so that [`snapshot`](Self::snapshot) and
+    /// [`problems`](Self::problems) say how the first survey went.
+    pub async fn surveyed(&self) {
+        let mut published = self.published.clone();
+        while !self.shared.surveyed.load(Ordering::Acquire) {
+            if published.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// A snapshot that knows `collection` where it can be known.
+    ///
+    /// Returns at once unless this is the first request for the name: then it waits for the
+    /// placement, at most [`Settings::first_fetch`]. A placement of an earlier epoch is used as it
+    /// is while a newer one is fetched.
+    pub async fn knowing(&self, collection: &str) -> Arc<Topology> {
+        let snapshot = self.snapshot();
+        let Some(epoch) = snapshot.epoch() else { return snapshot };
+        let (is_known, is_stale) = match snapshot.collection(collection) {
+            Some(Lookup::Found(found)) => (true, found.epoch < epoch),
+            Some(Lookup::Absent(as_of)) => (true, *as_of < epoch),
+            None => (false, true),
+        };
+        if is_stale && !self.want(collection) {
+            return snapshot;
+        }
+        if is_known {
+            return snapshot;
+        }
+        let known = async {
+            let mut published = self.published.clone();
+            loop {
+                published.borrow_and_update();
+                let snapshot = self.snapshot();
+                if snapshot.collection(collection).is_some() || published.changed().await.is_err() {
+                    return snapshot;
+                }
+            }
+        };
+        tokio::time::timeout(self.settings.first_fetch, known).await.unwrap_or(snapshot)
+    }
+
+    /// Asks for a look at every node before the next one is due.
+    pub fn refresh(&self) {
+        if !self.shared.refresh.swap(true, Ordering::AcqRel) {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Notes that the placement of `collection` is wanted; false where too many are already.
+    fn want(&self, collection: &str) -> bool {
+        if self.shared.wanted.contains(collection) {
+            return true;
+        }
+        if self.shared.wanted.len() >= MAX_WANTED {
+            return false;
+        }
+        self.shared.wanted.insert(collection.to_owned());
+        self.shared.wake.notify_one();
+        true
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+// === impl Worker ===
+
+impl<A: ClusterApi, O: Observer> Worker<A, O> {
+    async fn run(mut self) {
+        self.adopt_candidates();
+        loop {
+            let due = self.next_round();
+            let shared = self.shared.clone();
+            tokio::select! {
+                () = self.discovery.changed() => self.adopt_candidates(),
+                Some(event) = self.tasks.join_next() => match event {
+                    Ok(Event::Probed(address, outcome)) => {
+                        self.probing.remove(&address);
+                        self.observe(address, outcome);
+                        self.publish();
+                    }
+                    Ok(Event::Fetched(fetched)) => self.adopt_fetched(fetched),
+                    Err(error) => tracing::error!(%error, "a topology task ended early"),
+                },
+                () = shared.wake.notified() => {}
+                () = tokio::time::sleep_until(due) => self.start_round(),
+            }
+            self.start_fetch();
+        }
+    }
+
+    fn next_round(&self) -> Instant {
+        let pause = if self.shared.refresh.load(Ordering::Acquire) {
+            REFRESH_GAP
+        } else {
+            self.dice.jitter(self.settings.probe_interval)
+        };
+        self.last_round + pause
+    }
+
+    fn start_round(&mut self) {
+        self.shared.refresh.store(false, Ordering::Release);
+        self.last_round = Instant::now();
+        let addresses: Vec<Address> = self.members.keys().copied().collect();
+        addresses.into_iter().for_each(|address| self.probe(address));
+    }
+
+    fn probe(&mut self, address: Address) {
+        if self.probing.insert(address) {
+            let api = self.api.clone();
+            self.tasks.spawn(async move { Event::Probed(address, api.cluster(address).await) });
+        }
+    }
+
+    /// Takes over what discovery lists. An address that vanished stays while it answers.
+    fn adopt_candidates(&mut self) {
+        self.candidates = self.discovery.take();
+        for (address, member) in &mut self.members {
+            member.listed = self.candidates.nodes.binary_search(address).is_ok();
+        }
+        for address in self.candidates.nodes.clone() {
+            if !self.members.contains_key(&address) {
+                self.members.insert(address, Member { listed: true, ..Member::default() });
+                self.probe(address);
+            }
+        }
+        self.forget_vanished();
+        self.publish();
+    }
+
+    /// Notes what `address` answered.
+    fn observe(&mut self, address: Address, outcome: Result<ClusterView, ApiError>) {
+        let Some(member) = self.members.get_mut(&address) else { return };
+        match outcome {
+            Ok(view) => {
+                let peer = |view: &ClusterView| match view.kind {
+                    ViewKind::Standalone => None,
+                    ViewKind::Member { peer, .. } => Some(peer),
+                };
+                if member.view.as_ref().is_some_and(|old| peer(old) != peer(&view)) {
+                    tracing::info!(%address, peer = ?peer(&view), "another peer answers at this address");
+                    self.observer.forgotten(address);
+                }
+                *member = Member { reachable: true, view: Some(view), anonymous: false, ..*member };
+                self.observer.answered(address);
+                self.errors.remove(&address);
+            }
+            Err(error) => {
+                match &error {
+                    ApiError::Unreachable { .. } => {
+                        member.reachable = false;
+                        self.observer.failed(address);
+                    }
+                    // It answers, so requests may be sent to it; it only does not say who it is.
+                    ApiError::Refused { .. } | ApiError::Unexpected { .. } => {
+                        *member = Member { reachable: true, anonymous: true, ..member.clone() };
+                        self.observer.answered(address);
+                    }
+                }
+                if self.errors.get(&address).is_none_or(|old| old.to_string() != error.to_string()) {
+                    tracing::warn!("{error}");
+                }
+                self.errors.insert(address, error);
+            }
+        }
+        self.forget_vanished();
+    }
+
+    /// Drops what discovery no longer lists once it does not answer or is no peer of ours any more.
+    fn forget_vanished(&mut self) {
+        let strangers = &self.membership.strangers;
+        let is_gone = |address: &Address, member: &Member| {
+            !member.listed && (!member.reachable || strangers.contains(address))
+        };
+        let gone: Vec<Address> =
+            self.members.iter().filter(|(address, member)| is_gone(address, member)).map(|(&a, _)| a).collect();
+        for address in gone {
+            self.members.remove(&address);
+            self.errors.remove(&address);
+            self.observer.forgotten(address);
+        }
+    }
+
+    /// Starts to fetch what is wanted, from one of the nodes with the newest view, one batch at a time.
+    fn start_fetch(&mut self) {
+        let is_idle = self.shared.wanted.is_empty() || self.membership.freshest.is_empty();
+        if self.fetching || is_idle || Instant::now() < self.fetch_after {
+            return;
+        }
+        let Some(epoch) = self.epoch.filter(|&epoch| self.membership.epoch == Some(epoch)) else { return };
+        let at = self.dice.throw() as usize % self.membership.freshest.len();
+        let from = self.membership.freshest[at];
+        let names: Vec<String> = self.shared.wanted.iter().map(|name| name.clone()).collect();
+        let known_aliases = (self.aliases.0 == Some(epoch)).then(|| self.aliases.1.clone());
+        let api = self.api.clone();
+        self.fetching = true;
+        self.tasks.spawn(async move { Event::Fetched(fetch(&*api, from, epoch, names, known_aliases).await) });
+    }
+
+    fn adopt_fetched(&mut self, fetched: Fetched) {
+        self.fetching = false;
+        if let Some(aliases) = fetched.aliases {
+            let aliases = if *self.aliases.1 == aliases { self.aliases.1.clone() } else { Arc::new(aliases) };
+            self.aliases = (Some(fetched.epoch), aliases);
+        }
+        let asked_nothing = fetched.collections.is_empty();
+        for (name, outcome) in fetched.collections {
+            match outcome {
+                Ok(Some(collection)) => self.remember(name, Lookup::Found(Arc::new(collection))),
+                Ok(None) => self.remember(name, Lookup::Absent(fetched.epoch)),
+                Err(error) => self.note_unreadable(name, &error),
+            }
+        }
+        match &fetched.after {
+            // The names stay wanted: another node is asked at once.
+            Err(ApiError::Unreachable { .. }) if asked_nothing => {}
+            outcome => {
+                for name in &fetched.names {
+                    self.shared.wanted.remove(name);
+                }
+                if let (true, Err(error)) = (asked_nothing, outcome) {
+                    fetched.names.into_iter().for_each(|name| self.note_unreadable(name, error));
+                }
+            }
+        }
+        self.observe(fetched.from, fetched.after);
+        self.publish();
+    }
+
+    /// Lets requests for a collection that cannot be read go on without its placement. It counts as
+    /// stale, so that it is asked for again while there is traffic, but not at every request.
+    fn note_unreadable(&mut self, name: String, error: &ApiError) {
+        tracing::warn!(collection = name, "placement unknown: {error}");
+        self.remember(name, Lookup::Absent(Epoch::default()));
+        self.fetch_after = Instant::now() + FETCH_PAUSE;
+    }
+
+    /// Stores a lookup unless a newer one is there, and keeps their number bounded.
+    fn remember(&mut self, name: String, lookup: Lookup) {
+        let age = |lookup: &Lookup| match lookup {
+            Lookup::Found(collection) => collection.epoch,
+            Lookup::Absent(epoch) => *epoch,
+        };
+        let is_found = |lookup: &Lookup| matches!(lookup, Lookup::Found(_));
+        if self.collections.get(&*name).is_some_and(|old| age(old) > age(&lookup)) {
+            return;
+        }
+        let cap = if is_found(&lookup) { MAX_FOUND } else { MAX_ABSENT };
+        let alike = || self.collections.iter().filter(|(_, other)| is_found(other) == is_found(&lookup));
+        if !self.collections.contains_key(&*name) && alike().count() >= cap {
+            let oldest = alike().min_by_key(|(_, other)| age(other)).map(|(name, _)| name.clone());
+            if let Some(oldest) = oldest {
+                self.collections.remove(&oldest);
+            }
+        }
+        self.collections.insert(name.into(), lookup);
+    }
+
+    /// Derives the membership from what is known and publishes the snapshot if it differs.
+    fn publish(&mut self) {
+        let membership = Membership::of(&self.members);
+        let is_other_cluster = || {
+            let known = |node: &super::Node| self.membership.nodes.iter().any(|old| old.peer == node.peer);
+            self.membership.nodes.iter().any(|node| node.peer.is_some())
+                && membership.nodes.iter().any(|node| node.peer.is_some())
+                && !membership.nodes.iter().any(known)
+        };
+        if is_other_cluster() {
+            tracing::warn!("all nodes belong to another cluster than before: starting from nothing");
+            self.epoch = None;
+            self.aliases = Default::default();
+            self.collections.clear();
+        }
+        // An older view never replaces a newer one.
+        self.epoch = self.epoch.max(membership.epoch);
+        for node in membership.nodes.iter().filter(|node| !self.membership.nodes.contains(node)) {
+            tracing::info!(address = %node.address, peer = node.peer, reachable = node.reachable, "node");
+        }
+        self.membership = membership;
+
+        let previous = self.shared.current.load_full();
+        let same_collections = previous.collections.len() == self.collections.len()
+            && self.collections.iter().all(|(name, lookup)| match (previous.collections.get(name), lookup) {
+                (Some(Lookup::Found(old)), Lookup::Found(new)) => Arc::ptr_eq(old, new),
+                (Some(Lookup::Absent(old)), Lookup::Absent(new)) => old == new,
+                _ => false,
+            });
+        let is_same = previous.epoch == self.epoch
+            && previous.consensus_leader == self.membership.leader
+            && *previous.nodes == *self.membership.nodes
+            && *previous.fallback == *self.candidates.fallback
+            && Arc::ptr_eq(&previous.aliases, &self.aliases.1)
+            && same_collections;
+        let first_survey = self.survey();
+        if is_same && !first_survey {
+            return;
+        }
+        self.shared.current.store(Arc::new(Topology {
+            epoch: self.epoch,
+            consensus_leader: self.membership.leader,
+            nodes: self.membership.nodes.clone().into(),
+            fallback: self.candidates.fallback.clone().into(),
+            aliases: self.aliases.1.clone(),
+            collections: self.collections.clone(),
+        }));
+        self.published.send_replace(());
+    }
+
+    /// Tells the problems, and whether the first survey has just ended.
+    fn survey(&self) -> bool {
+        let names = self.candidates.problems.iter().cloned().map(Problem::Name);
+        let nodes = self.errors.iter().map(|(&address, error)| Problem::Node(address, error.clone()));
+        let standalone = self.members.iter().filter_map(|(&address, member)| match &member.view {
+            Some(ClusterView { kind: ViewKind::Standalone, .. }) => Some(Problem::Standalone(address)),
+            _ => None,
+        });
+        let strangers = self.membership.strangers.iter().copied().map(Problem::Stranger);
+        self.shared.problems.store(Arc::new(names.chain(nodes).chain(standalone).chain(strangers).collect()));
+
+        let asked = |(address, member): (&Address, &Member)| {
+            member.view.is_some() || member.anonymous || self.errors.contains_key(address)
+        };
+        let surveyed = self.candidates.complete && self.members.iter().all(asked);
+        surveyed && !self.shared.surveyed.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Asks `from` for the aliases where they are not known, for the placement of `names`, and last where
+/// it stands now: if its epoch has moved meanwhile, the placements count as of the earlier epoch and
+/// are fetched again when traffic next needs them.
+async fn fetch<A: ClusterApi>(
+    api: &A,
+    from: Address,
+    epoch: Epoch,
+    names: Vec<String>,
+    known_aliases: Option<Arc<HashMap<String, String>>>,
+) -> Fetched {
+    let aliases = match known_aliases {
+        Some(aliases) => aliases,
+        None => match api.aliases(from).await {
+            Ok(aliases) => Arc::new(aliases),
+            Err(error) => {
+                return Fetched { from, epoch, names, aliases: None, collections: Vec::new(), after: Err(error) };
+            }
+        },
+    };
+    let resolved: BTreeSet<String> =
+        names.iter().map(|name| aliases.get(name).unwrap_or(name).clone()).collect();
+    let collections = stream::iter(resolved)
+        .map(|name| async move {
+            let placement = api.placement(from, &name, epoch).await;
+            (name, placement)
+        })
+        .buffer_unordered(FETCHES_AT_ONCE)
+        .collect()
+        .await;
+    let after = api.cluster(from).await;
+    Fetched { from, epoch, names, aliases: Some((*aliases).clone()), collections, after }
+}
+
+#[cfg(test)]
+mod tests;
