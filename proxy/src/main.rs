@@ -1,2 +1,10 @@
 //! The `qdrant-router` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use qdrant_router_proxy::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

@@ -19,6 +19,7 @@ mod snapshot;
 pub(crate) mod worker;
 
 pub use crate::discovery::Address;
+pub(crate) use self::api::chain;
 
 pub use self::{
     api::{ApiError, ClusterApi, ClusterView, HttpApi, ViewKind},

@@ -1,0 +1,79 @@
+//! The admin port: health, metrics and topology, for people and machines that watch.
+//!
+//! It has a listener of its own, on the loopback interface unless configured otherwise, and answers
+//! whether or not Qdrant does.
+
+use axum::{
+    Json, Router as Routes,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use bytes::Bytes;
+use http_body_util::Empty;
+use tokio::net::TcpListener;
+use tower::ServiceExt;
+
+use self::topology::TopologyDocument;
+use crate::lifecycle::Proxy;
+
+mod topology;
+
+/// What Prometheus expects of the text that [`prometheus_client`] writes.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Serves the admin port until the task is dropped.
+pub async fn serve(listener: TcpListener, proxy: Proxy) {
+    if let Err(error) = axum::serve(listener, routes(proxy)).await {
+        tracing::error!(%error, "the admin port failed");
+    }
+}
+
+/// The routes of the admin port.
+pub fn routes(proxy: Proxy) -> Routes {
+    Routes::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/topology", get(topology))
+        .with_state(proxy)
+}
+
+/// Ready means that requests have somewhere to go: the topology is known, or the fallback answers.
+/// A single node that is down changes nothing.
+async fn ready(State(proxy): State<Proxy>) -> (StatusCode, String) {
+    if proxy.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
+    }
+    let topology = proxy.router.topology();
+    let snapshot = topology.snapshot();
+    let reachable = snapshot.nodes().iter().filter(|node| node.peer.is_some() && node.reachable).count();
+    if reachable > 0 {
+        return (StatusCode::OK, format!("ready: {reachable} of {} nodes\n", snapshot.nodes().len()));
+    }
+    if !snapshot.fallback().is_empty() && answers(&proxy).await {
+        return (StatusCode::OK, "ready: through the fallback\n".to_owned());
+    }
+    let problems: Vec<String> = topology.problems().iter().map(ToString::to_string).collect();
+    let problems = if problems.is_empty() { "no node has been found yet".to_owned() } else { problems.join("\n") };
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {problems}\n"))
+}
+
+/// Whether a request that needs no credential is answered, wherever it goes.
+async fn answers(proxy: &Proxy) -> bool {
+    let request = http::Request::get("/healthz").body(Empty::<Bytes>::new());
+    let Ok(request) = request else { return false };
+    match proxy.router.clone().oneshot(request).await {
+        Ok(response) => response.status().is_success(),
+        Err(never) => match never {},
+    }
+}
+
+async fn metrics(State(proxy): State<Proxy>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], proxy.metrics.render(&proxy.router))
+}
+
+async fn topology(State(proxy): State<Proxy>) -> Json<TopologyDocument> {
+    Json(TopologyDocument::of(&proxy.router))
+}

@@ -1,0 +1,108 @@
+//! Listeners for clients. Both protocols are served on both ports.
+
+use std::{convert::Infallible, pin::pin, time::Duration};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use qdrant_router::ResponseBody;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::Instant,
+};
+use tower::Service;
+
+use crate::lifecycle::Proxy;
+
+/// The head of a request must have come within this time.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Headers per request: never more than Qdrant takes.
+const MAX_HEADERS: usize = 96;
+
+/// Size of the headers of an HTTP/2 request, as Qdrant limits it.
+const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
+
+/// Concurrent requests per HTTP/2 connection.
+const MAX_STREAMS: u32 = 256;
+
+/// Streams that a client may reset before they were accepted, and that we may reset for its errors.
+const MAX_PENDING_RESETS: usize = 20;
+const MAX_ERROR_RESETS: usize = 1024;
+
+/// Flow-control windows towards clients.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// A quiet HTTP/2 connection is asked whether it still lives.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// The pause after a connection could not be accepted, usually for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves connections until `stopped`, then waits for those that are open to finish their requests.
+pub async fn serve(listener: TcpListener, proxy: Proxy, mut stopped: watch::Receiver<bool>) {
+    let server = server();
+    let graceful = GracefulShutdown::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, _)) => connect(tcp, &server, &graceful, proxy.clone()),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            _ = stopped.changed() => break,
+        }
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+fn server() -> auto::Builder<TokioExecutor> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(MAX_HEADERS);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    server
+}
+
+fn connect(tcp: TcpStream, server: &auto::Builder<TokioExecutor>, graceful: &GracefulShutdown, proxy: Proxy) {
+    if let Err(error) = tcp.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY");
+    }
+    let service = service_fn(move |request| answer(proxy.clone(), request));
+    let connection = server.serve_connection(TokioIo::new(tcp), service).into_owned();
+    let connection = graceful.watch(connection);
+    tokio::spawn(async move {
+        if let Err(error) = pin!(connection).await {
+            tracing::debug!(%error, "a client connection ended");
+        }
+    });
+}
+
+async fn answer(mut proxy: Proxy, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+    let began = Instant::now();
+    let mut response = proxy.router.call(request).await?;
+    if let Some(routed) = response.extensions_mut().remove() {
+        proxy.metrics.observe(&routed, response.status(), began.elapsed());
+    }
+    Ok(response)
+}

@@ -1,0 +1,142 @@
+//! What is counted. Label values come from closed lists only.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+use qdrant_router::{Routed, Router};
+
+/// The metrics of one proxy.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    duration: Family<ProtocolLabels, Histogram>,
+    repeats: Family<ProtocolLabels, Counter>,
+    expected_rpcs: Family<ProtocolLabels, Counter>,
+    nodes: Gauge,
+    reachable_nodes: Gauge,
+    in_flight: Gauge,
+    term: Gauge,
+    commit: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    protocol: &'static str,
+    class: &'static str,
+    reason: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProtocolLabels {
+    protocol: &'static str,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Metrics that count from zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("qdrant_router");
+        let requests = Family::default();
+        registry.register("requests", "Requests answered, by why they went where they went", requests.clone());
+        let duration = Family::<ProtocolLabels, Histogram>::new_with_constructor(|| {
+            Histogram::new(exponential_buckets(0.000_25, 2.0, 18))
+        });
+        registry.register("request_duration_seconds", "Time to the head of the answer", duration.clone());
+        let repeats = Family::default();
+        registry.register("repeats", "Attempts beyond the first", repeats.clone());
+        let expected_rpcs = Family::default();
+        registry.register(
+            "expected_internal_rpcs",
+            "Internal RPCs that Qdrant was expected to need for what was routed",
+            expected_rpcs.clone(),
+        );
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let nodes = gauge("nodes", "Nodes known");
+        let reachable_nodes = gauge("reachable_nodes", "Nodes that answered when they were last asked");
+        let in_flight = gauge("requests_in_flight", "Requests sent to nodes and not yet answered in full");
+        let term = gauge("topology_term", "Raft term of the topology");
+        let commit = gauge("topology_commit", "Raft commit index of the topology");
+        Self {
+            registry,
+            requests,
+            duration,
+            repeats,
+            expected_rpcs,
+            nodes,
+            reachable_nodes,
+            in_flight,
+            term,
+            commit,
+        }
+    }
+
+    /// Counts one request.
+    pub fn observe(&self, routed: &Routed, status: StatusCode, took: Duration) {
+        let protocol = ProtocolLabels { protocol: routed.protocol.as_str() };
+        let outcome = match (routed.answered, status.as_u16()) {
+            (false, _) => "unanswered",
+            (true, 500..) => "server_error",
+            (true, 400..) => "client_error",
+            (true, _) => "ok",
+        };
+        self.requests
+            .get_or_create(&RequestLabels {
+                protocol: protocol.protocol,
+                class: routed.class.as_str(),
+                reason: routed.reason.map_or("none", qdrant_router::route::Reason::as_str),
+                outcome,
+            })
+            .inc();
+        self.duration.get_or_create(&protocol).observe(took.as_secs_f64());
+        if let repeats @ 1.. = routed.attempts.saturating_sub(1) {
+            self.repeats.get_or_create(&protocol).inc_by(repeats as u64);
+        }
+        if let Some(rpcs @ 1..) = routed.expected_rpcs {
+            self.expected_rpcs.get_or_create(&protocol).inc_by(rpcs.into());
+        }
+    }
+
+    /// All metrics in Prometheus' text format, with the gauges as they are now.
+    #[must_use]
+    pub fn render(&self, router: &Router) -> String {
+        let snapshot = router.topology().snapshot();
+        let nodes = snapshot.nodes();
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.nodes.set(count(nodes.len()));
+        self.reachable_nodes.set(count(nodes.iter().filter(|node| node.reachable).count()));
+        self.in_flight.set(count(nodes.iter().map(|node| router.balance().in_flight(node.address)).sum()));
+        if let Some(epoch) = snapshot.epoch() {
+            self.term.set(epoch.term.try_into().unwrap_or(i64::MAX));
+            self.commit.set(epoch.commit.try_into().unwrap_or(i64::MAX));
+        }
+        let mut text = String::new();
+        if let Err(error) = encode(&mut text, &self.registry) {
+            tracing::error!(%error, "metrics could not be written");
+        }
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,250 @@
+//! How loaded and how healthy each address is.
+//!
+//! Load is requests in flight × latency, where latency is a peak-sensitive moving average: it rises at
+//! once with a slow answer and decays slowly, so that a node that stalls is noticed by the next
+//! request rather than by the hundredth.
+//!
+//! Health here is one bit. A failed connection takes a node out, and the topology's own probe, not a
+//! client's request, brings it back. This module does not know what a shard is.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use tokio::time::Instant;
+
+use crate::{
+    route::Conditions,
+    topology::{Address, Observer},
+};
+
+/// The weight of a past answer falls to a third in this time.
+const DECAY: Duration = Duration::from_secs(10);
+
+/// What a node is assumed to take before it has answered anything.
+const FIRST_GUESS: Duration = Duration::from_millis(1);
+
+/// Load and health of every address that requests were sent to.
+#[derive(Debug, Default)]
+pub struct Balance {
+    nodes: DashMap<Address, Arc<NodeState>>,
+}
+
+/// Load and health of one address.
+#[derive(Debug)]
+struct NodeState {
+    in_flight: AtomicUsize,
+    ejected: AtomicBool,
+    latency: PeakEwma,
+}
+
+/// One request on its way. It counts as in flight until this is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    node: Arc<NodeState>,
+    sent_at: Instant,
+}
+
+/// A moving average in microseconds that jumps up and decays down.
+#[derive(Debug)]
+struct PeakEwma {
+    /// Microseconds, as the bits of an `f64`.
+    average: AtomicU64,
+    /// Microseconds since `started`.
+    updated: AtomicU64,
+    started: Instant,
+}
+
+// === impl Balance ===
+
+impl Balance {
+    /// Notes a request that is about to be sent to `address`.
+    pub(crate) fn start(&self, address: Address) -> InFlight {
+        let node = self.node(address);
+        node.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight { node, sent_at: Instant::now() }
+    }
+
+    /// Takes `address` out until the topology's probe has reached it again.
+    pub(crate) fn eject(&self, address: Address) {
+        if !self.node(address).ejected.swap(true, Ordering::Relaxed) {
+            tracing::info!(%address, "taken out: no connection");
+        }
+    }
+
+    /// Requests in flight to `address`.
+    #[must_use]
+    pub fn in_flight(&self, address: Address) -> usize {
+        self.nodes.get(&address).map_or(0, |node| node.in_flight.load(Ordering::Relaxed))
+    }
+
+    fn node(&self, address: Address) -> Arc<NodeState> {
+        if let Some(node) = self.nodes.get(&address) {
+            return node.clone();
+        }
+        self.nodes.entry(address).or_insert_with(|| Arc::new(NodeState::new())).clone()
+    }
+}
+
+impl Conditions for Balance {
+    fn is_usable(&self, address: Address) -> bool {
+        self.nodes.get(&address).is_none_or(|node| !node.ejected.load(Ordering::Relaxed))
+    }
+
+    fn load(&self, address: Address) -> u64 {
+        self.nodes.get(&address).map_or(FIRST_GUESS.as_micros() as u64, |node| {
+            let waiting = node.in_flight.load(Ordering::Relaxed) as u64 + 1;
+            waiting.saturating_mul(node.latency.now() as u64 + 1)
+        })
+    }
+}
+
+impl Observer for Balance {
+    fn answered(&self, address: Address) {
+        if let Some(node) = self.nodes.get(&address)
+            && node.ejected.swap(false, Ordering::Relaxed)
+        {
+            tracing::info!(%address, "back: it answers again");
+        }
+    }
+
+    fn failed(&self, address: Address) {
+        self.eject(address);
+    }
+
+    fn forgotten(&self, address: Address) {
+        self.nodes.remove(&address);
+    }
+}
+
+// === impl NodeState ===
+
+impl NodeState {
+    fn new() -> Self {
+        Self {
+            in_flight: AtomicUsize::new(0),
+            ejected: AtomicBool::new(false),
+            latency: PeakEwma::new(FIRST_GUESS),
+        }
+    }
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    /// Notes that the head of the answer has come.
+    pub(crate) fn answered(&self) {
+        self.node.latency.observe(self.sent_at.elapsed());
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.node.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl PeakEwma ===
+
+impl PeakEwma {
+    fn new(first: Duration) -> Self {
+        Self {
+            average: AtomicU64::new(micros(first).to_bits()),
+            updated: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    /// Takes an answer into account. Two at the same moment may lose one of each other: an average
+    /// does not mind, and a lock would cost more than it is worth.
+    fn observe(&self, latency: Duration) {
+        let (latency, now) = (micros(latency), self.clock());
+        let average = f64::from_bits(self.average.load(Ordering::Relaxed));
+        let next = if latency >= average {
+            latency
+        } else {
+            let weight = self.weight(now);
+            average * weight + latency * (1.0 - weight)
+        };
+        self.average.store(next.to_bits(), Ordering::Relaxed);
+        self.updated.store(now, Ordering::Relaxed);
+    }
+
+    /// The average now. Without answers it decays, so that a node that was slow is tried again.
+    fn now(&self) -> f64 {
+        f64::from_bits(self.average.load(Ordering::Relaxed)) * self.weight(self.clock())
+    }
+
+    fn weight(&self, now: u64) -> f64 {
+        let age = now.saturating_sub(self.updated.load(Ordering::Relaxed)) as f64;
+        (-age / micros(DECAY)).exp()
+    }
+
+    fn clock(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+}
+
+fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> Address {
+        Address { ip: [10, 0, 0, last].into(), rest_port: 6333, grpc_port: 6334 }
+    }
+
+    async fn answer(balance: &Balance, address: Address, after: Duration) {
+        let request = balance.start(address);
+        tokio::time::advance(after).await;
+        request.answered();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_weighs_at_once_and_is_forgiven_slowly() {
+        let balance = Balance::default();
+        let (fast, slow) = (address(1), address(2));
+        answer(&balance, fast, Duration::from_millis(1)).await;
+        answer(&balance, slow, Duration::from_millis(200)).await;
+        assert!(balance.load(slow) > 100 * balance.load(fast));
+
+        answer(&balance, slow, Duration::from_millis(1)).await;
+        assert!(balance.load(slow) > 100 * balance.load(fast), "one good answer is no proof");
+
+        tokio::time::advance(Duration::from_secs(60)).await;
+        answer(&balance, slow, Duration::from_millis(1)).await;
+        answer(&balance, fast, Duration::from_millis(1)).await;
+        assert!(balance.load(slow) < 2 * balance.load(fast));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_in_flight_add_up_and_end_with_their_guard() {
+        let balance = Balance::default();
+        let node = address(1);
+        let idle = balance.load(node);
+        let requests: Vec<InFlight> = (0..9).map(|_| balance.start(node)).collect();
+        assert_eq!(balance.in_flight(node), 9);
+        assert!(balance.load(node) >= 9 * idle);
+        drop(requests);
+        assert_eq!(balance.in_flight(node), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ejected_node_is_back_when_the_probe_reaches_it() {
+        let balance = Balance::default();
+        let node = address(1);
+        assert!(balance.is_usable(node));
+        balance.eject(node);
+        assert!(!balance.is_usable(node));
+        balance.answered(node);
+        assert!(balance.is_usable(node));
+    }
+}

@@ -1,0 +1,213 @@
+//! Sends a request until somebody answers it, or until trying again would not be safe.
+//!
+//! Each attempt asks [`plan`] again, without the nodes already tried. Whether a failed attempt may be
+//! repeated is decided by [`may_repeat`], a pure function of what the request does and of what is
+//! known about the failure.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, request::Parts};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+
+use crate::{
+    balance::{Balance, InFlight},
+    dice::Dice,
+    discovery::DiscoveryHandle,
+    request::{Action, Body, Class, Intent, Protocol},
+    route::{Plan, Reason, Target, plan},
+    topology::{Address, Collection, Topology, TopologyHandle, WriteOrdering},
+    transport::{Sent, Transport},
+};
+
+mod refusal;
+
+pub(crate) use self::refusal::{Failure, refuse};
+
+/// Attempts per request: every copy of a shard in a common cluster, and the Service.
+const MAX_ATTEMPTS: usize = 4;
+
+/// What carries requests to nodes.
+#[derive(Debug)]
+pub(crate) struct Dispatcher {
+    pub(crate) transport: Transport,
+    pub(crate) balance: Arc<Balance>,
+    pub(crate) topology: TopologyHandle,
+    pub(crate) discovery: DiscoveryHandle,
+    pub(crate) dice: Arc<Dice>,
+}
+
+/// A request that knows what it asks for.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) protocol: Protocol,
+    pub(crate) class: Class,
+    pub(crate) placement: Placement,
+    /// The view that the whole request is decided on.
+    pub(crate) snapshot: Arc<Topology>,
+    pub(crate) head: Parts,
+    pub(crate) body: Body,
+}
+
+/// What is known of where a request belongs.
+#[derive(Debug)]
+pub(crate) enum Placement {
+    /// An operation on points of this collection.
+    Points(Arc<Collection>, Intent),
+    /// An operation on points that could not be looked into.
+    Opaque(Reason),
+    /// Everything else; a node-local request may name its collection.
+    Class(Option<String>),
+}
+
+/// An answer, and how it came about.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) plan: Plan,
+    pub(crate) attempts: usize,
+    pub(crate) in_flight: InFlight,
+}
+
+// === impl Dispatcher ===
+
+impl Dispatcher {
+    /// Sends the request to the node that `plan` names, and on to others while that is safe.
+    pub(crate) async fn send(&self, job: &mut Job) -> Result<Answer, Failure> {
+        let repeatable = Repeatable::of(job.class, &job.placement, &job.head.method, job.protocol);
+        let mut tried: SmallVec<[Address; MAX_ATTEMPTS]> = SmallVec::new();
+        let mut failures = Vec::new();
+        let mut unknown_outcomes = 0;
+        while tried.len() < MAX_ATTEMPTS {
+            let target = job.placement.target(job.class);
+            let Some(plan) = plan(target, &job.snapshot, &*self.balance, &tried, self.dice.throw()) else { break };
+            let body = match &mut job.body {
+                Body::Full(bytes) => Body::Full(bytes.clone()),
+                Body::Stream(_) => std::mem::replace(&mut job.body, Body::Full(Bytes::new())),
+            };
+            let can_send_again = matches!(body, Body::Full(_));
+            let in_flight = self.balance.start(plan.address);
+            let request = Request::from_parts(job.head.clone(), body);
+            let error = match self.transport.send(plan.address, job.protocol, request).await {
+                Ok(response) => {
+                    in_flight.answered();
+                    return Ok(Answer { response, plan, attempts: tried.len() + 1, in_flight });
+                }
+                Err(error) => error,
+            };
+            tracing::debug!(address = %plan.address, sent = ?error.sent, "attempt failed: {}", error.reason);
+            if error.no_connection {
+                self.balance.eject(plan.address);
+                self.discovery.refresh();
+            }
+            self.topology.refresh();
+            tried.push(plan.address);
+            failures.push((plan.address, error.reason));
+            if error.sent == Sent::Unknown {
+                unknown_outcomes += 1;
+            }
+            if !can_send_again || !may_repeat(repeatable, error.sent, unknown_outcomes) {
+                return Err(Failure::Broken { attempts: failures, sent: error.sent });
+            }
+        }
+        Err(if failures.is_empty() {
+            Failure::NoNode { problems: self.topology.problems().iter().map(ToString::to_string).collect() }
+        } else {
+            Failure::Broken { attempts: failures, sent: Sent::No }
+        })
+    }
+}
+
+// === impl Placement ===
+
+impl Placement {
+    fn target(&self, class: Class) -> Target<'_> {
+        match self {
+            Self::Points(collection, intent) => Target::Points(collection, intent),
+            Self::Opaque(reason) => Target::Opaque(*reason),
+            Self::Class(collection) => Target::Class(class, collection.as_deref()),
+        }
+    }
+}
+
+/// What repeating a request would do if the first attempt had been processed after all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repeatable {
+    /// Nothing.
+    Freely,
+    /// The same effect again; other writers may see it twice. Qdrant's own client repeats these once.
+    Once,
+    /// Something else than was asked.
+    Never,
+}
+
+// === impl Repeatable ===
+
+impl Repeatable {
+    fn of(class: Class, placement: &Placement, method: &Method, protocol: Protocol) -> Self {
+        let is_safe_method = protocol == Protocol::Rest && method.is_safe();
+        match (class, placement) {
+            (Class::Read | Class::Anywhere, _) => Self::Freely,
+            (Class::Write, Placement::Points(_, Intent { action: Action::Write(WriteOrdering::Weak), .. })) => Self::Once,
+            (Class::Write | Class::Consensus, _) => Self::Never,
+            (Class::NodeLocal | Class::Unknown, _) if is_safe_method => Self::Freely,
+            (Class::NodeLocal | Class::Unknown, _) => Self::Never,
+        }
+    }
+}
+
+/// Whether a request may be sent to another node after an attempt failed; `unknown_outcomes` counts
+/// the attempts so far, this one included, that may have been processed.
+fn may_repeat(repeatable: Repeatable, sent: Sent, unknown_outcomes: usize) -> bool {
+    match (sent, repeatable) {
+        (Sent::No, _) | (Sent::Unknown, Repeatable::Freely) => true,
+        (Sent::Unknown, Repeatable::Once) => unknown_outcomes <= 1,
+        (Sent::Unknown, Repeatable::Never) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::{request::Scope, topology::Epoch};
+
+    fn write(ordering: WriteOrdering) -> Placement {
+        let collection = Collection::new(Epoch::default(), Vec::new(), None, 0);
+        let intent = Intent { action: Action::Write(ordering), scopes: smallvec![Scope::EVERYTHING] };
+        Placement::Points(Arc::new(collection), intent)
+    }
+
+    #[test]
+    fn what_was_not_processed_may_always_go_elsewhere() {
+        for repeatable in [Repeatable::Freely, Repeatable::Once, Repeatable::Never] {
+            assert!(may_repeat(repeatable, Sent::No, 0));
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_processed_is_repeated_where_that_does_no_harm() {
+        let class = || Placement::Class(None);
+        for (class, placement, method, first, second) in [
+            (Class::Read, Placement::Opaque(Reason::NotUnderstood), Method::POST, true, true),
+            (Class::Anywhere, class(), Method::GET, true, true),
+            (Class::Write, write(WriteOrdering::Weak), Method::PUT, true, false),
+            (Class::Write, write(WriteOrdering::Medium), Method::PUT, false, false),
+            (Class::Write, write(WriteOrdering::Strong), Method::PUT, false, false),
+            (Class::Write, Placement::Opaque(Reason::UnknownCollection), Method::PUT, false, false),
+            (Class::Consensus, class(), Method::PUT, false, false),
+            (Class::NodeLocal, class(), Method::GET, true, true),
+            (Class::NodeLocal, class(), Method::POST, false, false),
+            (Class::Unknown, class(), Method::GET, true, true),
+            (Class::Unknown, class(), Method::DELETE, false, false),
+        ] {
+            let repeatable = Repeatable::of(class, &placement, &method, Protocol::Rest);
+            let verdicts = (may_repeat(repeatable, Sent::Unknown, 1), may_repeat(repeatable, Sent::Unknown, 2));
+            assert_eq!(verdicts, (first, second), "{class:?} {method}");
+        }
+        let unknown_rpc = Repeatable::of(Class::Unknown, &class(), &Method::GET, Protocol::Grpc);
+        assert_eq!(unknown_rpc, Repeatable::Never);
+    }
+}

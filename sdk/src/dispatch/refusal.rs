@@ -1,0 +1,119 @@
+//! What a client is told when no node has answered: the one place where failures become responses.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::{
+    request::Protocol,
+    topology::Address,
+    transport::Sent,
+};
+
+/// Why a request has no answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// There is nobody to send it to.
+    NoNode { problems: Vec<String> },
+    /// Every attempt failed, or the last one might have been processed.
+    Broken { attempts: Vec<(Address, String)>, sent: Sent },
+    /// The client broke off before its request was complete.
+    ClientGone(String),
+}
+
+// === impl Failure ===
+
+impl Failure {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoNode { .. } | Self::Broken { sent: Sent::No, .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Broken { sent: Sent::Unknown, .. } => StatusCode::BAD_GATEWAY,
+            Self::ClientGone(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The gRPC status code: `UNAVAILABLE`, or `CANCELLED` where the client went away.
+    fn grpc_code(&self) -> &'static str {
+        match self {
+            Self::NoNode { .. } | Self::Broken { .. } => "14",
+            Self::ClientGone(_) => "1",
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::NoNode { problems } if problems.is_empty() => {
+                "qdrant-router: no Qdrant node is known yet; check `GET /topology` of the router".to_owned()
+            }
+            Self::NoNode { problems } => {
+                format!("qdrant-router: no Qdrant node can be used: {}", problems.join("; "))
+            }
+            Self::Broken { attempts, sent } => {
+                let attempts: Vec<String> =
+                    attempts.iter().map(|(address, reason)| format!("{}: {reason}", address.ip)).collect();
+                let outcome = match sent {
+                    Sent::No => "no node has processed the request",
+                    Sent::Unknown => "the request may have been processed",
+                };
+                format!("qdrant-router: {outcome}; tried {}", attempts.join("; "))
+            }
+            Self::ClientGone(reason) => format!("qdrant-router: the request ended early: {reason}"),
+        }
+    }
+}
+
+/// Characters that a `grpc-message` carries percent-encoded.
+const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
+
+/// The answer to a client, in its protocol and in Qdrant's own shape.
+pub(crate) fn refuse(protocol: Protocol, failure: &Failure) -> Response<Bytes> {
+    let message = failure.message();
+    match protocol {
+        Protocol::Rest => {
+            let body = serde_json::json!({ "status": { "error": message }, "time": 0.0 });
+            let mut response = Response::new(Bytes::from(body.to_string()));
+            *response.status_mut() = failure.status();
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Protocol::Grpc => {
+            let mut response = Response::new(Bytes::new());
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from_static(failure.grpc_code()));
+            let message = utf8_percent_encode(&message, GRPC_MESSAGE).to_string();
+            if let Ok(message) = HeaderValue::from_str(&message) {
+                headers.insert("grpc-message", message);
+            }
+            response
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_speaks_the_clients_protocol() {
+        let failure = Failure::NoNode { problems: vec!["q.demo: 100% gone\nreally".to_owned()] };
+        let rest = refuse(Protocol::Rest, &failure);
+        assert_eq!(rest.status(), 503);
+        let body: serde_json::Value = serde_json::from_slice(rest.body()).expect("JSON");
+        assert!(body["status"]["error"].as_str().expect("a message").contains("q.demo: 100% gone"));
+
+        let grpc = refuse(Protocol::Grpc, &failure);
+        assert_eq!((grpc.status(), &grpc.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from_static("14")));
+        let message = grpc.headers()["grpc-message"].to_str().expect("text");
+        assert!(message.ends_with("q.demo: 100%25 gone%0Areally"), "{message}");
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_said_to_be_unknown() {
+        let address = Address { ip: [10, 0, 0, 1].into(), rest_port: 6333, grpc_port: 6334 };
+        let failure = Failure::Broken { attempts: vec![(address, "reset".to_owned())], sent: Sent::Unknown };
+        let rest = refuse(Protocol::Rest, &failure);
+        assert_eq!(rest.status(), 502);
+        assert!(String::from_utf8_lossy(rest.body()).contains("may have been processed"));
+    }
+}

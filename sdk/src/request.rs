@@ -1,0 +1,245 @@
+//! What a request asks for, as far as its target depends on it.
+//!
+//! Understanding has two steps. The path (with the query, for REST) makes a [`Call`]: its operation
+//! and, for REST, its collection. Where the operation is one on points and the collection's placement
+//! leaves a choice, the body is peeked at and an [`Intent`] made: which shard keys, which points,
+//! which ordering. Nothing is looked for that cannot change the decision, vectors and payloads are
+//! never decoded, and a body that is not understood is forwarded as it is.
+
+use http::{Method, Uri};
+use smallvec::SmallVec;
+
+use crate::topology::{PointId, ShardKey, WriteOrdering};
+
+mod body;
+pub(crate) mod grpc;
+mod json;
+mod protobuf;
+pub(crate) mod rest;
+
+pub(crate) use self::body::{Body, Collected, collect};
+pub use self::body::BoxError;
+
+/// The protocol of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP with JSON.
+    Rest,
+    /// gRPC.
+    Grpc,
+}
+
+/// What an operation works on, and so who may serve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Reads points; any node answers, a holder of all shards asked for without an internal RPC.
+    Read,
+    /// Writes points; any node takes it, a holder or the leader with the fewest internal RPCs.
+    Write,
+    /// Changes collections, aliases, shard keys or peers through consensus; the leader saves a hop.
+    Consensus,
+    /// Answered by any node from what it knows itself.
+    Anywhere,
+    /// Works on the node that receives it (snapshots, telemetry, logs); spreading it gives wrong
+    /// answers, so it goes to the same node each time.
+    NodeLocal,
+    /// No route of Qdrant that is known here.
+    Unknown,
+}
+
+/// What the path alone says of a request.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// What it works on.
+    pub class: Class,
+    /// The collection, where the path names it (REST).
+    pub collection: Option<String>,
+    /// Where in the body the rest sits.
+    layout: Layout,
+    /// The `ordering` of the query (REST).
+    ordering: WriteOrdering,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Layout {
+    Rest(json::Layout),
+    Grpc(&'static grpc::Method),
+    Nothing,
+}
+
+/// How deep the body must be looked into, which the collection's placement tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Whether shard keys matter.
+    pub keys: bool,
+    /// Whether point ids matter.
+    pub ids: bool,
+}
+
+/// What an operation on points asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// Whether it reads or writes.
+    pub action: Action,
+    /// The parts of the collection that it touches; several for batches.
+    pub scopes: SmallVec<[Scope; 1]>,
+}
+
+/// Whether an operation reads or writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It reads.
+    Read,
+    /// It writes with this ordering.
+    Write(WriteOrdering),
+}
+
+/// A part of a collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// The shard keys selected.
+    pub keys: Keys,
+    /// The points selected among those.
+    pub points: Points,
+}
+
+/// A selection of shard keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// None given.
+    Unspecified,
+    /// These keys.
+    Any(Vec<ShardKey>),
+    /// `target` where it is ready, else `fallback` (Qdrant 1.16 and later).
+    WithFallback {
+        /// The key that is meant.
+        target: ShardKey,
+        /// The key that serves until `target` does.
+        fallback: ShardKey,
+    },
+}
+
+/// A selection of points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Points {
+    /// By a filter, or without looking at ids: every shard may be touched.
+    All,
+    /// By id.
+    Ids(Vec<PointId>),
+}
+
+/// A body does not have the shape that its path asks for. Qdrant will say what is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotUnderstood;
+
+// === impl Protocol ===
+
+impl Protocol {
+    /// The protocol of a request with these headers: gRPC is told by its content type.
+    #[must_use]
+    pub fn of(headers: &http::HeaderMap) -> Self {
+        let is_grpc = headers
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        if is_grpc { Self::Grpc } else { Self::Rest }
+    }
+
+    /// The name for metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rest => "rest",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+// === impl Class ===
+
+impl Class {
+    /// The name for metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Consensus => "consensus",
+            Self::Anywhere => "anywhere",
+            Self::NodeLocal => "node_local",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    /// What `method` and `uri` say. Anything odd is [`Class::Unknown`], never an error.
+    #[must_use]
+    pub fn of(protocol: Protocol, method: &Method, uri: &Uri) -> Self {
+        match protocol {
+            Protocol::Rest => rest::call(method, uri),
+            Protocol::Grpc => grpc::call(uri.path()),
+        }
+    }
+
+    fn unknown(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            class: Class::Unknown,
+            collection: None,
+            layout: Layout::Nothing,
+            ordering: WriteOrdering::Weak,
+        }
+    }
+
+    /// Whether the body names the collection, or may narrow the shards of it.
+    #[must_use]
+    pub fn is_on_points(&self) -> bool {
+        matches!(self.class, Class::Read | Class::Write)
+    }
+
+    /// The collection that the request names; for gRPC it is in the body.
+    #[must_use]
+    pub fn collection<'a>(&'a self, body: &'a [u8]) -> Option<&'a str> {
+        match self.layout {
+            Layout::Grpc(_) => grpc::collection(body),
+            Layout::Rest(_) | Layout::Nothing => self.collection.as_deref(),
+        }
+    }
+
+    /// What the request asks for, looked at no deeper than `depth`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotUnderstood`] where the body is not what the path asks for.
+    pub fn intent(&self, body: &[u8], depth: Depth) -> Result<Intent, NotUnderstood> {
+        let action = |ordering| match self.class {
+            Class::Write => Ok(Action::Write(ordering)),
+            Class::Read => Ok(Action::Read),
+            Class::Consensus | Class::Anywhere | Class::NodeLocal | Class::Unknown => Err(NotUnderstood),
+        };
+        // Ids never narrow a read: Qdrant asks every selected shard.
+        let depth = Depth { ids: depth.ids && self.class == Class::Write, ..depth };
+        match self.layout {
+            Layout::Rest(layout) => {
+                let scopes = json::scopes(layout, body, depth)?;
+                Ok(Intent { action: action(self.ordering)?, scopes })
+            }
+            Layout::Grpc(method) => {
+                let (ordering, scopes) = grpc::peek(method, body, depth)?;
+                Ok(Intent { action: action(ordering)?, scopes })
+            }
+            Layout::Nothing => Err(NotUnderstood),
+        }
+    }
+}
+
+// === impl Scope ===
+
+impl Scope {
+    /// The whole collection.
+    pub const EVERYTHING: Self = Self { keys: Keys::Unspecified, points: Points::All };
+}

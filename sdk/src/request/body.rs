@@ -1,0 +1,211 @@
+//! Request bodies: collected where they must be looked into or sent again, streamed where not.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+
+/// Any error, as bodies of any kind have them.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request on its way to a node.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// In memory; can be sent again.
+    Full(Bytes),
+    /// Read from the client as the node takes it; can be sent once.
+    Stream(UnsyncBoxBody<Bytes, BoxError>),
+}
+
+/// What [`collect`] made of a body.
+#[derive(Debug)]
+pub(crate) enum Collected {
+    /// All of it.
+    Whole(Bytes),
+    /// It is larger than the limit: what was read, followed by the rest, still to be streamed.
+    TooLarge(Body),
+}
+
+// === impl Body ===
+
+impl Body {
+    /// Streams `body`.
+    pub(crate) fn stream<B>(body: B) -> Self
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if body.is_end_stream() {
+            Self::Full(Bytes::new())
+        } else {
+            Self::Stream(body.map_err(Into::into).boxed_unsync())
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Stream(stream) => Pin::new(stream).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(stream) => stream.size_hint(),
+        }
+    }
+}
+
+/// Reads `body` into memory, up to `limit` bytes.
+///
+/// # Errors
+///
+/// When the client breaks off.
+pub(crate) async fn collect<B>(body: B, limit: usize) -> Result<Collected, BoxError>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let announced = body.size_hint();
+    if usize::try_from(announced.lower()).is_ok_and(|lower| lower > limit) {
+        return Ok(Collected::TooLarge(Body::stream(body)));
+    }
+    let mut body = body.map_err(Into::into).boxed_unsync();
+    let mut chunks = Chunks::default();
+    while let Some(frame) = body.frame().await {
+        // Trailers of a request have no meaning to Qdrant.
+        let Ok(data) = frame?.into_data() else { continue };
+        if chunks.length + data.len() > limit {
+            chunks.push(data, announced.exact());
+            let rest = Resumed { read: Some(chunks.into_bytes()), rest: body };
+            return Ok(Collected::TooLarge(Body::Stream(rest.boxed_unsync())));
+        }
+        chunks.push(data, announced.exact());
+    }
+    Ok(Collected::Whole(chunks.into_bytes()))
+}
+
+/// Gathers chunks; a body that comes in one piece is not copied.
+#[derive(Default)]
+struct Chunks {
+    first: Bytes,
+    gathered: BytesMut,
+    length: usize,
+}
+
+impl Chunks {
+    fn push(&mut self, data: Bytes, announced: Option<u64>) {
+        self.length += data.len();
+        if self.length == data.len() {
+            self.first = data;
+            return;
+        }
+        if self.gathered.is_empty() {
+            let announced = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+            self.gathered.reserve(announced.max(self.length));
+            self.gathered.extend_from_slice(&self.first);
+        }
+        self.gathered.extend_from_slice(&data);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.gathered.is_empty() { self.first } else { self.gathered.freeze() }
+    }
+}
+
+/// What was read of a body, then the rest of it.
+struct Resumed {
+    read: Option<Bytes>,
+    rest: UnsyncBoxBody<Bytes, BoxError>,
+}
+
+impl HttpBody for Resumed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Some(read) = this.read.take() {
+            return Poll::Ready(Some(Ok(Frame::data(read))));
+        }
+        Poll::Ready(ready!(Pin::new(&mut this.rest).poll_frame(cx)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read = self.read.as_ref().map_or(0, |read| read.len() as u64);
+        let rest = self.rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + read);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + read);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::{Full, StreamBody};
+
+    use super::*;
+
+    fn chunked(chunks: &[&'static str]) -> impl HttpBody<Data = Bytes, Error = BoxError> + Send + use<> {
+        let frames: Vec<Result<Frame<Bytes>, BoxError>> =
+            chunks.iter().map(|&chunk| Ok(Frame::data(Bytes::from(chunk)))).collect();
+        StreamBody::new(stream::iter(frames))
+    }
+
+    async fn read(body: Body) -> Bytes {
+        body.collect().await.expect("a body").to_bytes()
+    }
+
+    #[tokio::test]
+    async fn a_body_within_the_limit_is_collected() {
+        for (body, expected) in
+            [(&[][..], ""), (&["abcd"], "abcd"), (&["ab", "", "cd"], "abcd"), (&["", "abcd"], "abcd")]
+        {
+            match collect(chunked(body), 4).await.expect("no error") {
+                Collected::Whole(bytes) => assert_eq!(bytes, expected),
+                Collected::TooLarge(_) => panic!("{body:?} fits"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_larger_one_is_streamed_from_its_first_byte() {
+        match collect(chunked(&["ab", "cd", "ef"]), 4).await.expect("no error") {
+            Collected::TooLarge(body) => assert_eq!(read(body).await, "abcdef"),
+            Collected::Whole(_) => panic!("it does not fit"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_announced_length_over_the_limit_is_not_even_begun() {
+        match collect(Full::new(Bytes::from_static(b"abcdef")), 4).await.expect("no error") {
+            Collected::TooLarge(body) => {
+                assert_eq!(body.size_hint().exact(), Some(6));
+                assert_eq!(read(body).await, "abcdef");
+            }
+            Collected::Whole(_) => panic!("it does not fit"),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Where a request goes: a pure decision.
+//!
+//! [`plan`] has no I/O, no clock and no randomness of its own. It weighs the nodes by the internal RPCs
+//! that Qdrant would need if they coordinated the request, then by load, and names the [`Reason`] for
+//! its choice. After a failed attempt the same function is asked again, without the nodes tried.
+
+use serde::Serialize;
+
+mod plan;
+mod shards;
+
+pub use self::plan::{Conditions, Plan, Target, plan};
+pub(crate) use self::shards::depth;
+
+/// Why a request goes where it goes. A closed list: metrics, headers and tests see these names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// A node with a readable replica of every shard asked for.
+    ReadableReplica,
+    /// The node with readable replicas of the most shards asked for.
+    MostReplicas,
+    /// A holder of the shards written, the same one for every router.
+    ReplicaHolder,
+    /// The node that leads the shards written.
+    ShardLeader,
+    /// The consensus leader.
+    ConsensusLeader,
+    /// Any node: all are equally good for this operation.
+    AnyNode,
+    /// The node that node-local requests go to.
+    StableNode,
+    /// Any node: the operation is not known here.
+    UnknownOperation,
+    /// Any node: the collection is not known.
+    UnknownCollection,
+    /// Any node: no shard has the key asked for.
+    UnknownShardKey,
+    /// Any node: the body is not what the path asks for, is compressed, or is too large to look into.
+    NotUnderstood,
+    /// Any node: none that can be used holds a replica.
+    NoReplica,
+    /// An address that does not say who it is, because no peer is known.
+    UnidentifiedNode,
+    /// The ClusterIP Service, because no node can be used.
+    Fallback,
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// All reasons.
+    pub const ALL: [Self; 14] = [
+        Self::ReadableReplica,
+        Self::MostReplicas,
+        Self::ReplicaHolder,
+        Self::ShardLeader,
+        Self::ConsensusLeader,
+        Self::AnyNode,
+        Self::StableNode,
+        Self::UnknownOperation,
+        Self::UnknownCollection,
+        Self::UnknownShardKey,
+        Self::NotUnderstood,
+        Self::NoReplica,
+        Self::UnidentifiedNode,
+        Self::Fallback,
+    ];
+
+    /// The name in metrics, headers and `/explain`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadableReplica => "readable_replica",
+            Self::MostReplicas => "most_replicas",
+            Self::ReplicaHolder => "replica_holder",
+            Self::ShardLeader => "shard_leader",
+            Self::ConsensusLeader => "consensus_leader",
+            Self::AnyNode => "any_node",
+            Self::StableNode => "stable_node",
+            Self::UnknownOperation => "unknown_operation",
+            Self::UnknownCollection => "unknown_collection",
+            Self::UnknownShardKey => "unknown_shard_key",
+            Self::NotUnderstood => "not_understood",
+            Self::NoReplica => "no_replica",
+            Self::UnidentifiedNode => "unidentified_node",
+            Self::Fallback => "fallback",
+        }
+    }
+}

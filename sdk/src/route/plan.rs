@@ -1,0 +1,244 @@
+//! Choosing among the nodes.
+
+use smallvec::SmallVec;
+
+use super::{
+    Reason,
+    shards::{Shards, UnknownKey, touched},
+};
+use crate::{
+    dice::mix,
+    request::{Action, Class, Intent},
+    topology::{Address, Collection, Node, PeerId, Replica, ShardId, Topology, WriteOrdering, leader},
+};
+
+/// What is to be placed.
+#[derive(Clone, Copy, Debug)]
+pub enum Target<'a> {
+    /// An operation on points whose collection and intent are known.
+    Points(&'a Collection, &'a Intent),
+    /// An operation on points that could not be looked into, and why.
+    Opaque(Reason),
+    /// Everything else, by its class; a node-local request may name its collection.
+    Class(Class, Option<&'a str>),
+}
+
+/// What is known of the nodes at this moment.
+pub trait Conditions {
+    /// Whether requests may be sent there.
+    fn is_usable(&self, address: Address) -> bool;
+
+    /// How loaded it is; lower is better.
+    fn load(&self, address: Address) -> u64;
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The address to send it to.
+    pub address: Address,
+    /// The peer there, where known.
+    pub peer: Option<PeerId>,
+    /// Why.
+    pub reason: Reason,
+    /// The internal RPCs that Qdrant is expected to need, where that can be told: for operations on
+    /// points of a known collection.
+    pub expected_rpcs: Option<u32>,
+}
+
+/// Places `target`. `dice` is one random number; the same inputs always give the same plan.
+///
+/// Nodes in `tried` are left out. `None` when nothing is left to try.
+#[must_use]
+pub fn plan(
+    target: Target<'_>,
+    topology: &Topology,
+    conditions: &impl Conditions,
+    tried: &[Address],
+    dice: u64,
+) -> Option<Plan> {
+    let field = Field::of(topology, conditions, tried, dice);
+    let Some(field) = field else { return last_resort(topology, conditions, tried, dice) };
+    let plan = match target {
+        Target::Points(collection, intent) => field.for_points(collection, intent),
+        Target::Opaque(reason) => field.any(reason),
+        Target::Class(Class::Consensus, _) => match topology.consensus_leader().and_then(|peer| field.node(peer)) {
+            Some(leader) => Plan::to(leader, Reason::ConsensusLeader, None),
+            None => field.any(Reason::AnyNode),
+        },
+        Target::Class(Class::NodeLocal, collection) => field.stable(collection.unwrap_or_default()),
+        Target::Class(Class::Unknown, _) => field.any(Reason::UnknownOperation),
+        Target::Class(Class::Anywhere | Class::Read | Class::Write, _) => field.any(Reason::AnyNode),
+    };
+    Some(plan)
+}
+
+/// The nodes to choose from, of which there is at least one.
+struct Field<'a, C> {
+    conditions: &'a C,
+    first: &'a Node,
+    nodes: SmallVec<[&'a Node; 8]>,
+    dice: u64,
+}
+
+impl<'a, C: Conditions> Field<'a, C> {
+    /// The identified nodes that may be used; where none may, the fallback decides; without a
+    /// fallback, those that should not be used are better than nothing.
+    fn of(topology: &'a Topology, conditions: &'a C, tried: &[Address], dice: u64) -> Option<Self> {
+        let left = || topology.nodes().iter().filter(|node| node.peer.is_some() && !tried.contains(&node.address));
+        let is_usable = |node: &&Node| node.reachable && conditions.is_usable(node.address);
+        let mut nodes: SmallVec<[&Node; 8]> = left().filter(is_usable).collect();
+        if nodes.is_empty() && topology.fallback().iter().all(|address| tried.contains(address)) {
+            nodes = left().collect();
+        }
+        nodes.first().copied().map(|first| Self { conditions, first, nodes, dice })
+    }
+
+    fn node(&self, peer: PeerId) -> Option<&'a Node> {
+        self.nodes.iter().copied().find(|node| node.peer == Some(peer))
+    }
+
+    /// The better of two random nodes.
+    fn any(&self, reason: Reason) -> Plan {
+        Plan::to(self.lighter(&self.nodes).unwrap_or(self.first), reason, None)
+    }
+
+    /// The same node each time, as long as it can be used; others for other collections.
+    fn stable(&self, collection: &str) -> Plan {
+        let seed = collection.bytes().fold(0, |seed, byte| mix(seed ^ u64::from(byte)));
+        let home = self.nodes.iter().copied().max_by_key(|node| mix(seed ^ node.peer.unwrap_or_default()));
+        Plan::to(home.unwrap_or(self.first), Reason::StableNode, None)
+    }
+
+    fn for_points(&self, collection: &Collection, intent: &Intent) -> Plan {
+        let shards = match touched(intent, collection) {
+            Ok(shards) => shards,
+            Err(UnknownKey) => return self.any(Reason::UnknownShardKey),
+        };
+        let costs = Costs::of(&shards, collection, intent.action);
+        let best = self.nodes.iter().filter_map(|node| costs.saved(node.peer?)).max();
+        let Some(saved) = best else {
+            return Plan { expected_rpcs: Some(costs.without_replica), ..self.any(Reason::NoReplica) };
+        };
+        let alike: SmallVec<[&Node; 8]> = self
+            .nodes
+            .iter()
+            .copied()
+            .filter(|node| node.peer.and_then(|peer| costs.saved(peer)) == Some(saved))
+            .collect();
+        let expected_rpcs = costs.without_replica.saturating_sub(saved);
+        let (node, reason) = match intent.action {
+            Action::Read if expected_rpcs == 0 => (self.lighter(&alike), Reason::ReadableReplica),
+            Action::Read => (self.lighter(&alike), Reason::MostReplicas),
+            Action::Write(WriteOrdering::Weak) => (rendezvous(&alike, shards.first()), Reason::ReplicaHolder),
+            Action::Write(WriteOrdering::Medium | WriteOrdering::Strong) => {
+                (rendezvous(&alike, shards.first()), Reason::ShardLeader)
+            }
+        };
+        Plan::to(node.unwrap_or(self.first), reason, Some(expected_rpcs))
+    }
+
+    /// Of two nodes drawn at random, the one with less load.
+    fn lighter<'n>(&self, nodes: &[&'n Node]) -> Option<&'n Node> {
+        two_choices(nodes.len(), self.dice, |at| self.conditions.load(nodes[at].address)).map(|at| nodes[at])
+    }
+}
+
+/// With no identified node left: the ClusterIP Service, then whatever answers.
+fn last_resort(topology: &Topology, conditions: &impl Conditions, tried: &[Address], dice: u64) -> Option<Plan> {
+    let left = |address: &&Address| !tried.contains(address);
+    let fallback: SmallVec<[&Address; 2]> = topology.fallback().iter().filter(left).collect();
+    if let Some(at) = two_choices(fallback.len(), dice, |at| conditions.load(*fallback[at])) {
+        return Some(Plan { address: *fallback[at], peer: None, reason: Reason::Fallback, expected_rpcs: None });
+    }
+    let anonymous: SmallVec<[&Node; 8]> =
+        topology.nodes().iter().filter(|node| node.peer.is_none() && !tried.contains(&node.address)).collect();
+    let load = |at: usize| {
+        let address = anonymous[at].address;
+        (!conditions.is_usable(address), conditions.load(address))
+    };
+    let at = two_choices(anonymous.len(), dice, load)?;
+    let address = anonymous[at].address;
+    Some(Plan { address, peer: None, reason: Reason::UnidentifiedNode, expected_rpcs: None })
+}
+
+/// Draws two of `count` and returns the one of lower load.
+fn two_choices<L: Ord>(count: usize, dice: u64, load: impl Fn(usize) -> L) -> Option<usize> {
+    match count {
+        0 => None,
+        1 => Some(0),
+        _ => {
+            let first = (dice as u32) as usize % count;
+            let second = (first + 1 + (dice >> 32) as usize % (count - 1)) % count;
+            Some(if load(second) < load(first) { second } else { first })
+        }
+    }
+}
+
+/// The node whose hash with the shard is highest. Every router picks the same one without talking to
+/// any other, so that one shard's writes keep their order, and the shards spread over the nodes.
+fn rendezvous<'n>(nodes: &[&'n Node], shard: Option<&ShardId>) -> Option<&'n Node> {
+    let shard = u64::from(shard.copied().unwrap_or_default());
+    nodes.iter().copied().max_by_key(|node| mix(mix(shard) ^ node.peer.unwrap_or_default()))
+}
+
+// === impl Plan ===
+
+impl Plan {
+    fn to(node: &Node, reason: Reason, expected_rpcs: Option<u32>) -> Self {
+        Self { address: node.address, peer: node.peer, reason, expected_rpcs }
+    }
+}
+
+/// What coordinating a request costs: internal RPCs on a node that holds nothing of the shards, and
+/// what each holder saves of them.
+struct Costs {
+    without_replica: u32,
+    savings: SmallVec<[(PeerId, u32); 8]>,
+}
+
+impl Costs {
+    fn of(shards: &Shards, collection: &Collection, action: Action) -> Self {
+        let mut costs = Self { without_replica: 0, savings: SmallVec::new() };
+        for replicas in shards.iter().filter_map(|&id| collection.shard(id)).map(|shard| &shard.replicas) {
+            match action {
+                Action::Read => {
+                    let readable = || replicas.iter().filter(|replica| replica.state.is_readable());
+                    // Without a local replica Qdrant asks two remote ones at once, where there are two.
+                    costs.add(readable().count().min(2), 0, readable());
+                }
+                Action::Write(WriteOrdering::Weak) => {
+                    let updatable = || replicas.iter().filter(|replica| replica.state.is_updatable());
+                    costs.add(updatable().count(), updatable().count().saturating_sub(1), updatable());
+                }
+                Action::Write(ordering) => {
+                    let updatable = replicas.iter().filter(|replica| replica.state.is_updatable()).count();
+                    let leader = leader(replicas, ordering);
+                    let leads = replicas.iter().filter(|replica| Some(replica.peer) == leader);
+                    costs.add(updatable, updatable.saturating_sub(1), leads);
+                }
+            }
+        }
+        costs
+    }
+
+    /// A shard costs `elsewhere` RPCs, but only `here` on one of `holders`.
+    fn add<'r>(&mut self, elsewhere: usize, here: usize, holders: impl Iterator<Item = &'r Replica>) {
+        let count = |rpcs: usize| u32::try_from(rpcs).unwrap_or(u32::MAX);
+        self.without_replica += count(elsewhere);
+        let saved = count(elsewhere) - count(here);
+        for holder in holders {
+            match self.savings.iter_mut().find(|(peer, _)| *peer == holder.peer) {
+                Some((_, sum)) => *sum += saved,
+                None => self.savings.push((holder.peer, saved)),
+            }
+        }
+    }
+
+    fn saved(&self, peer: PeerId) -> Option<u32> {
+        self.savings.iter().find(|(holder, _)| *holder == peer).map(|&(_, saved)| saved)
+    }
+}
+
+#[cfg(test)]
+mod tests;

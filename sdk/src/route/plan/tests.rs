@@ -1,0 +1,239 @@
+use std::collections::HashMap;
+
+use smallvec::smallvec;
+
+use super::*;
+use crate::{
+    request::{Keys, Points, Scope},
+    topology::{Epoch, PointId, ReplicaState, Shard, ShardKey},
+};
+
+/// Peers 1, 2, 3 at 10.0.0.1, .2, .3.
+fn address(peer: PeerId) -> Address {
+    Address { ip: [10, 0, 0, peer as u8].into(), rest_port: 6333, grpc_port: 6334 }
+}
+
+fn topology() -> Topology {
+    Topology::of_nodes((1..=3).map(|peer| (peer, address(peer)))).with_leader(3)
+}
+
+#[derive(Default)]
+struct Weather {
+    down: Vec<PeerId>,
+    loads: HashMap<Address, u64>,
+}
+
+impl Conditions for Weather {
+    fn is_usable(&self, at: Address) -> bool {
+        !self.down.iter().any(|&peer| address(peer) == at)
+    }
+
+    fn load(&self, at: Address) -> u64 {
+        self.loads.get(&at).copied().unwrap_or(0)
+    }
+}
+
+use ReplicaState::{Active, Dead, Partial};
+
+type Row<'a> = (ShardId, Option<&'a str>, &'a [(PeerId, ReplicaState)]);
+
+fn collection(rows: &[Row<'_>]) -> Collection {
+    let shards = rows.iter().map(|&(id, key, replicas)| Shard {
+        id,
+        key: key.map(|key| ShardKey::Keyword(key.to_owned())),
+        replicas: replicas.iter().map(|&(peer, state)| Replica { peer, state }).collect(),
+    });
+    Collection::new(Epoch { term: 1, commit: 1 }, shards.collect(), None, 0)
+}
+
+/// Six shards, two on each peer: 0 and 3 on peer 1, 1 and 4 on peer 2, 2 and 5 on peer 3.
+fn spread() -> Collection {
+    collection(&[
+        (0, None, &[(1, Active)]),
+        (1, None, &[(2, Active)]),
+        (2, None, &[(3, Active)]),
+        (3, None, &[(1, Active)]),
+        (4, None, &[(2, Active)]),
+        (5, None, &[(3, Active)]),
+    ])
+}
+
+fn intent(action: Action, keys: Keys, points: Points) -> Intent {
+    Intent { action, scopes: smallvec![Scope { keys, points }] }
+}
+
+fn write(ordering: WriteOrdering, ids: &[u64]) -> Intent {
+    let ids = ids.iter().copied().map(PointId::Num).collect();
+    intent(Action::Write(ordering), Keys::Unspecified, Points::Ids(ids))
+}
+
+fn read() -> Intent {
+    intent(Action::Read, Keys::Unspecified, Points::All)
+}
+
+/// Peer, reason and expected RPCs for every throw of some dice; they must agree on all but the peer.
+fn outcomes(collection: &Collection, intent: &Intent, weather: &Weather) -> (Vec<PeerId>, Reason, Option<u32>) {
+    let topology = topology();
+    let plans: Vec<Plan> = (0..64)
+        .map(|throw| {
+            plan(Target::Points(collection, intent), &topology, weather, &[], mix(throw)).expect("a plan")
+        })
+        .collect();
+    let mut peers: Vec<PeerId> = plans.iter().filter_map(|plan| plan.peer).collect();
+    peers.sort_unstable();
+    peers.dedup();
+    let first = plans[0];
+    assert!(plans.iter().all(|p| (p.reason, p.expected_rpcs) == (first.reason, first.expected_rpcs)));
+    (peers, first.reason, first.expected_rpcs)
+}
+
+fn calm() -> Weather {
+    Weather::default()
+}
+
+#[test]
+fn a_weak_write_goes_to_the_holder() {
+    // Ids by shard of six, from the vectors of the ring: 0 -> 5, 1 -> 3, 2 -> 4, 42 -> 1.
+    for (id, holder) in [(0, 3), (1, 1), (2, 2), (42, 2)] {
+        let found = outcomes(&spread(), &write(WriteOrdering::Weak, &[id]), &calm());
+        assert_eq!(found, (vec![holder], Reason::ReplicaHolder, Some(0)), "id {id}");
+    }
+}
+
+#[test]
+fn a_weak_write_over_several_shards_goes_to_whom_holds_the_most() {
+    // Shards 4, 1 (peer 2) and 3 (peer 1).
+    let found = outcomes(&spread(), &write(WriteOrdering::Weak, &[2, 42, 1]), &calm());
+    assert_eq!(found, (vec![2], Reason::ReplicaHolder, Some(1)));
+}
+
+#[test]
+fn replicated_writes_cost_the_other_replicas_and_stay_with_one_holder() {
+    let everywhere: &[(PeerId, ReplicaState)] = &[(1, Active), (2, Active), (3, Active)];
+    let rows: Vec<Row<'_>> = (0..24).map(|shard| (shard, None, everywhere)).collect();
+    let collection = collection(&rows);
+    let mut holders = Vec::new();
+    for id in 0..64 {
+        let (peers, reason, rpcs) = outcomes(&collection, &write(WriteOrdering::Weak, &[id]), &calm());
+        assert_eq!((peers.len(), reason, rpcs), (1, Reason::ReplicaHolder, Some(2)));
+        holders.extend(peers);
+    }
+    for peer in 1..=3 {
+        assert!(holders.contains(&peer), "shards spread over all holders, not {holders:?}");
+    }
+}
+
+#[test]
+fn a_replica_that_takes_no_writes_saves_nothing() {
+    let collection = collection(&[(0, None, &[(1, Dead), (2, Active), (3, Partial)])]);
+    let (peers, _, rpcs) = outcomes(&collection, &write(WriteOrdering::Weak, &[1]), &calm());
+    assert!(!peers.contains(&1), "{peers:?}");
+    assert_eq!(rpcs, Some(1));
+}
+
+#[test]
+fn ordered_writes_go_to_the_leader() {
+    let collection = collection(&[(0, None, &[(1, Active), (2, Active), (3, Dead)])]);
+    for (ordering, leader, rpcs) in [(WriteOrdering::Medium, 2, 1), (WriteOrdering::Strong, 3, 1)] {
+        let found = outcomes(&collection, &write(ordering, &[1]), &calm());
+        assert_eq!(found, (vec![leader], Reason::ShardLeader, Some(rpcs)), "{ordering:?}");
+    }
+    let storm = Weather { down: vec![2], ..calm() };
+    let (_, reason, rpcs) = outcomes(&collection, &write(WriteOrdering::Medium, &[1]), &storm);
+    assert_eq!((reason, rpcs), (Reason::NoReplica, Some(2)));
+}
+
+#[test]
+fn a_read_goes_to_a_readable_replica() {
+    let one_shard = collection(&[(0, None, &[(1, Partial), (2, Active), (3, Active)])]);
+    let found = outcomes(&one_shard, &read(), &calm());
+    assert_eq!(found, (vec![2, 3], Reason::ReadableReplica, Some(0)));
+
+    let (peers, reason, rpcs) = outcomes(&spread(), &read(), &calm());
+    assert_eq!((peers, reason, rpcs), (vec![1, 2, 3], Reason::MostReplicas, Some(4)));
+}
+
+#[test]
+fn a_misrouted_read_is_expected_to_cost_two_rpcs() {
+    let collection = collection(&[(0, None, &[(2, Active), (3, Active)])]);
+    let storm = Weather { down: vec![2, 3], ..calm() };
+    assert_eq!(outcomes(&collection, &read(), &storm), (vec![1], Reason::NoReplica, Some(2)));
+}
+
+#[test]
+fn of_equal_replicas_the_less_loaded_one_is_preferred() {
+    let collection = collection(&[(0, None, &[(1, Active), (2, Active)])]);
+    let uneven = Weather { loads: HashMap::from([(address(1), 10)]), ..calm() };
+    assert_eq!(outcomes(&collection, &read(), &uneven).0, [2]);
+}
+
+#[test]
+fn shard_keys_narrow_reads_and_writes() {
+    let tenants = collection(&[(1, Some("a"), &[(1, Active)]), (2, Some("b"), &[(2, Active)])]);
+    let keys = |key: &str| Keys::Any(vec![ShardKey::Keyword(key.to_owned())]);
+    let weak = Action::Write(WriteOrdering::Weak);
+    let ids = || Points::Ids(vec![PointId::Num(5)]);
+    for (action, keys, points, expected) in [
+        (Action::Read, keys("b"), Points::All, (vec![2], Reason::ReadableReplica, Some(0))),
+        (weak, keys("a"), ids(), (vec![1], Reason::ReplicaHolder, Some(0))),
+        (Action::Read, Keys::Unspecified, Points::All, (vec![1, 2], Reason::MostReplicas, Some(1))),
+        (Action::Read, keys("z"), Points::All, (vec![1, 2, 3], Reason::UnknownShardKey, None)),
+        (weak, Keys::Unspecified, ids(), (vec![1, 2, 3], Reason::UnknownShardKey, None)),
+    ] {
+        assert_eq!(outcomes(&tenants, &intent(action, keys, points), &calm()), expected);
+    }
+}
+
+#[test]
+fn a_target_key_that_is_not_served_gives_way_to_its_fallback() {
+    let rows: [Row<'_>; 2] = [(1, Some("new"), &[(1, Partial)]), (2, Some("shared"), &[(2, Active)])];
+    let key = |key: &str| ShardKey::Keyword(key.to_owned());
+    let keys = Keys::WithFallback { target: key("new"), fallback: key("shared") };
+    let found = outcomes(&collection(&rows), &intent(Action::Read, keys, Points::All), &calm());
+    assert_eq!(found, (vec![2], Reason::ReadableReplica, Some(0)));
+}
+
+#[test]
+fn what_is_not_on_points_goes_by_its_class() {
+    let topology = topology();
+    let of = |class, weather: &Weather, dice| {
+        let plan = plan(Target::Class(class, Some("books")), &topology, weather, &[], dice).expect("a plan");
+        (plan.peer.expect("a peer"), plan.reason)
+    };
+    assert_eq!(of(Class::Consensus, &calm(), 1), (3, Reason::ConsensusLeader));
+    let storm = Weather { down: vec![3], ..calm() };
+    assert_eq!(of(Class::Consensus, &storm, 1).1, Reason::AnyNode);
+    assert_eq!(of(Class::Unknown, &calm(), 1).1, Reason::UnknownOperation);
+
+    let home = of(Class::NodeLocal, &calm(), 1);
+    assert!((0..64).all(|throw| of(Class::NodeLocal, &calm(), mix(throw)) == home));
+    let without_home = Weather { down: vec![home.0], ..calm() };
+    assert_ne!(of(Class::NodeLocal, &without_home, 1).0, home.0);
+}
+
+#[test]
+fn tried_nodes_are_left_out_until_nothing_is_left() {
+    let service = Address { ip: [10, 96, 0, 1].into(), rest_port: 6333, grpc_port: 6334 };
+    let topology = topology().with_fallback(service);
+    let collection = spread();
+    let intent = write(WriteOrdering::Weak, &[42]);
+    let mut tried = Vec::new();
+    let mut reasons = Vec::new();
+    while let Some(plan) = plan(Target::Points(&collection, &intent), &topology, &calm(), &tried, 5) {
+        assert!(!tried.contains(&plan.address));
+        tried.push(plan.address);
+        reasons.push(plan.reason);
+    }
+    // The holder; then the others, whose own replicas do not hold this shard; then the Service.
+    assert_eq!(reasons, [Reason::ReplicaHolder, Reason::NoReplica, Reason::NoReplica, Reason::Fallback]);
+}
+
+#[test]
+fn with_no_usable_node_the_service_decides_and_without_one_any_node_is_better_than_none() {
+    let storm = Weather { down: vec![1, 2, 3], ..calm() };
+    let service = Address { ip: [10, 96, 0, 1].into(), rest_port: 6333, grpc_port: 6334 };
+    let place = |topology: &Topology| plan(Target::Class(Class::Anywhere, None), topology, &storm, &[], 1).map(|p| p.reason);
+    assert_eq!(place(&topology().with_fallback(service)), Some(Reason::Fallback));
+    assert_eq!(place(&topology()), Some(Reason::AnyNode));
+    assert_eq!(place(&Topology::default()), None);
+}

@@ -1,0 +1,81 @@
+//! Which shards a request touches.
+
+use smallvec::SmallVec;
+
+use crate::{
+    request::{Action, Depth, Intent, Keys, Points, Scope},
+    topology::{Collection, KeyGroup, ReshardingDirection, Shard, ShardId, ShardKey},
+};
+
+/// Shards touched, ascending, each once.
+pub(super) type Shards = SmallVec<[ShardId; 8]>;
+
+/// A shard key that no shard has: Qdrant will answer what is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UnknownKey;
+
+/// How deep the body of a request on `collection` must be looked into before its target is certain.
+pub(crate) fn depth(collection: &Collection) -> Depth {
+    Depth {
+        keys: collection.has_shard_keys(),
+        ids: collection.groups.iter().any(|group| group.shards.len() > 1),
+    }
+}
+
+/// The shards that `intent` touches.
+pub(super) fn touched(intent: &Intent, collection: &Collection) -> Result<Shards, UnknownKey> {
+    let mut shards = Shards::new();
+    for scope in &intent.scopes {
+        for group in groups(scope, intent.action, collection)? {
+            match (&scope.points, intent.action) {
+                (Points::Ids(ids), Action::Write(_)) => {
+                    shards.extend(ids.iter().flat_map(|id| group.owners(id)));
+                }
+                (Points::All, _) | (Points::Ids(_), Action::Read) => shards.extend_from_slice(&group.shards),
+            }
+        }
+    }
+    if intent.action == Action::Read {
+        shards.retain(|shard| !is_filling(collection, *shard));
+    }
+    shards.sort_unstable();
+    shards.dedup();
+    Ok(shards)
+}
+
+/// The groups of shards that the scope's keys select.
+fn groups<'a>(
+    scope: &Scope,
+    action: Action,
+    collection: &'a Collection,
+) -> Result<SmallVec<[&'a KeyGroup; 1]>, UnknownKey> {
+    let group = |key: &ShardKey| collection.group(Some(key)).ok_or(UnknownKey);
+    match &scope.keys {
+        // A read without a key asks all keys; a write without one is refused by Qdrant.
+        Keys::Unspecified => match (collection.has_shard_keys(), action) {
+            (true, Action::Write(_)) => Err(UnknownKey),
+            _ => Ok(collection.groups.iter().collect()),
+        },
+        Keys::Any(keys) => keys.iter().map(group).collect(),
+        Keys::WithFallback { target, fallback } => {
+            let is_served = |group: &KeyGroup| {
+                let served = |shard: &Shard| shard.replicas.iter().any(|replica| replica.state.is_readable());
+                group.shards.iter().all(|&id| collection.shard(id).is_some_and(served))
+            };
+            match group(target) {
+                Ok(target) if is_served(target) => Ok(SmallVec::from_elem(target, 1)),
+                _ => group(fallback).map(|fallback| SmallVec::from_elem(fallback, 1)),
+            }
+        }
+    }
+}
+
+/// Whether resharding is still filling this shard, so that reads leave it out.
+///
+/// The stage of a resharding is not published; while it runs, the new shard counts as not yet read.
+fn is_filling(collection: &Collection, shard: ShardId) -> bool {
+    collection
+        .resharding
+        .as_ref()
+        .is_some_and(|resharding| resharding.direction == ReshardingDirection::Up && resharding.shard == shard)
+}

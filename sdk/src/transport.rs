@@ -1,0 +1,249 @@
+//! Pooled connections to the nodes: HTTP/1.1 for REST, HTTP/2 for gRPC.
+
+use std::{fmt, time::Duration};
+
+use dashmap::DashMap;
+use http::{
+    HeaderMap, HeaderName, Request, Response, Uri, Version,
+    header::{self, HeaderValue},
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, Error as ClientError},
+    rt::{TokioExecutor, TokioTimer},
+};
+
+use crate::{
+    connect::{Dialer, Tls},
+    request::{Body, Protocol},
+    topology::{Address, chain},
+};
+
+/// Qdrant closes idle HTTP/1.1 connections after five seconds; ours go first, so that no request is
+/// written into a connection that is being closed.
+const REST_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Idle HTTP/1.1 connections kept per node.
+const REST_IDLE_CONNECTIONS: usize = 256;
+
+/// A quiet HTTP/2 connection is asked whether it still lives this often,
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// and is given up when the answer takes longer than this.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Flow-control windows. A reply of ten megabytes should not wait for a round trip per 64 KiB.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Connections to every node that requests were sent to.
+pub(crate) struct Transport {
+    tls: Option<Tls>,
+    upstreams: DashMap<Address, Upstream>,
+}
+
+/// Connections to one node.
+#[derive(Clone)]
+struct Upstream {
+    rest: Client<Dialer, Body>,
+    grpc: Client<Dialer, Body>,
+    rest_authority: Authority,
+    grpc_authority: Authority,
+}
+
+/// A request got no answer.
+#[derive(Debug)]
+pub(crate) struct SendError {
+    pub(crate) sent: Sent,
+    /// Whether the node could not even be connected to.
+    pub(crate) no_connection: bool,
+    pub(crate) reason: String,
+}
+
+/// What is known of a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// The node has certainly not processed it.
+    No,
+    /// It may have.
+    Unknown,
+}
+
+// === impl Transport ===
+
+impl Transport {
+    pub(crate) fn new(tls: Option<Tls>) -> Self {
+        Self { tls, upstreams: DashMap::new() }
+    }
+
+    /// Sends `request` to the node at `address`. Its URI is reduced to path and query, which go out
+    /// as they came in; headers that concern one connection only are dropped.
+    pub(crate) async fn send(
+        &self,
+        address: Address,
+        protocol: Protocol,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let upstream = self.upstream(address).map_err(|reason| SendError::not_sent(reason.to_string()))?;
+        let (client, authority, version) = match protocol {
+            Protocol::Rest => (&upstream.rest, &upstream.rest_authority, Version::HTTP_11),
+            Protocol::Grpc => (&upstream.grpc, &upstream.grpc_authority, Version::HTTP_2),
+        };
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
+        parts.authority = Some(authority.clone());
+        parts.path_and_query =
+            Some(request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|error| SendError::not_sent(error.to_string()))?;
+        *request.version_mut() = version;
+        strip_request_headers(request.headers_mut(), protocol);
+
+        let mut response = client.request(request).await.map_err(|error| SendError::from(&error))?;
+        strip_connection_headers(response.headers_mut());
+        Ok(response)
+    }
+
+    /// Drops the connections to addresses that are no longer of interest.
+    pub(crate) fn retain(&self, is_wanted: impl Fn(Address) -> bool) {
+        self.upstreams.retain(|&address, _| is_wanted(address));
+    }
+
+    fn upstream(&self, address: Address) -> Result<Upstream, http::Error> {
+        if let Some(upstream) = self.upstreams.get(&address) {
+            return Ok(upstream.clone());
+        }
+        let upstream = Upstream::new(address, self.tls.as_ref())?;
+        Ok(self.upstreams.entry(address).or_insert(upstream).clone())
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").field("upstreams", &self.upstreams.len()).finish_non_exhaustive()
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    fn new(address: Address, tls: Option<&Tls>) -> Result<Self, http::Error> {
+        let offering = |protocol: &[u8]| tls.map(|tls| tls.offering(protocol));
+        let rest = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(REST_IDLE_TIMEOUT)
+            .pool_max_idle_per_host(REST_IDLE_CONNECTIONS)
+            .build(Dialer::new(address.rest(), offering(b"http/1.1")));
+        let grpc = Client::builder(TokioExecutor::new())
+            .http2_only(true)
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .build(Dialer::new(address.grpc(), offering(b"h2")));
+        Ok(Self {
+            rest,
+            grpc,
+            rest_authority: Authority::try_from(address.rest().to_string())?,
+            grpc_authority: Authority::try_from(address.grpc().to_string())?,
+        })
+    }
+}
+
+// === impl SendError ===
+
+impl SendError {
+    fn not_sent(reason: String) -> Self {
+        Self { sent: Sent::No, no_connection: false, reason }
+    }
+}
+
+impl From<&ClientError> for SendError {
+    fn from(error: &ClientError) -> Self {
+        let no_connection = error.is_connect();
+        let sent = if no_connection || was_refused(error) { Sent::No } else { Sent::Unknown };
+        Self { sent, no_connection, reason: chain(error) }
+    }
+}
+
+/// Whether the node said that it has not looked at the request: a refused stream, or one beyond the
+/// last that its GOAWAY names.
+fn was_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.reason() == Some(h2::Reason::REFUSED_STREAM)
+                || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR));
+        }
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+fn strip_request_headers(headers: &mut HeaderMap, protocol: Protocol) {
+    strip_connection_headers(headers);
+    // Each connection has its own host, and its own way to say that a body is welcome.
+    headers.remove(header::HOST);
+    headers.remove(header::EXPECT);
+    headers.remove(header::TE);
+    if protocol == Protocol::Grpc {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Drops `Connection`, every header it names, and the others that concern one connection only.
+fn strip_connection_headers(headers: &mut HeaderMap) {
+    if let Some(connection) = headers.remove(header::CONNECTION) {
+        let named = connection.to_str().unwrap_or_default().split(',');
+        let named: Vec<HeaderName> = named.filter_map(|name| name.trim().parse().ok()).collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_one_connection_stay_with_it() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("te", "trailers, deflate"),
+            ("host", "router"),
+            ("expect", "100-continue"),
+            ("api-key", "secret"),
+            ("x-request-id", "7"),
+        ] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let names = |headers: &HeaderMap| {
+            let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).map(str::to_owned).collect();
+            names.sort_unstable();
+            names
+        };
+        let mut rest = headers.clone();
+        strip_request_headers(&mut rest, Protocol::Rest);
+        assert_eq!(names(&rest), ["api-key", "x-request-id"]);
+        strip_request_headers(&mut headers, Protocol::Grpc);
+        assert_eq!(names(&headers), ["api-key", "te", "x-request-id"]);
+        assert_eq!(headers["te"], "trailers");
+    }
+}
