@@ -56,7 +56,8 @@ async fn ready(State(proxy): State<Proxy>) -> (StatusCode, String) {
         return (StatusCode::OK, "ready: through the fallback\n".to_owned());
     }
     let problems: Vec<String> = topology.problems().iter().map(ToString::to_string).collect();
-    let problems = if problems.is_empty() { "no node has been found yet".to_owned() } else { problems.join("\n") };
+    let problems =
+        if problems.is_empty() { "no node has been found yet".to_owned() } else { problems.join("\n") };
     (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {problems}\n"))
 }
 

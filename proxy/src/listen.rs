@@ -66,11 +66,7 @@ pub async fn serve(listener: TcpListener, proxy: Proxy, mut stopped: watch::Rece
 
 fn server() -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_headers(MAX_HEADERS);
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_headers(MAX_HEADERS);
     server
         .http2()
         .timer(TokioTimer::new())

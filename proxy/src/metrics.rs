@@ -51,7 +51,11 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("qdrant_router");
         let requests = Family::default();
-        registry.register("requests", "Requests answered, by why they went where they went", requests.clone());
+        registry.register(
+            "requests",
+            "Requests answered, by why they went where they went",
+            requests.clone(),
+        );
         let duration = Family::<ProtocolLabels, Histogram>::new_with_constructor(|| {
             Histogram::new(exponential_buckets(0.000_25, 2.0, 18))
         });

@@ -13,8 +13,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use qdrant_client::{
     QdrantError,
     qdrant::{
-        collections_client::CollectionsClient, points_client::PointsClient,
-        qdrant_client::QdrantClient, snapshots_client::SnapshotsClient,
+        collections_client::CollectionsClient, points_client::PointsClient, qdrant_client::QdrantClient,
+        snapshots_client::SnapshotsClient,
     },
 };
 use tonic::Status;

@@ -39,13 +39,17 @@ pub struct Tls {
 #[non_exhaustive]
 pub enum TlsError {
     /// The PEM data holds no usable certificate.
-    #[error("no usable CA certificate in the PEM given: {0}; check that it holds `-----BEGIN CERTIFICATE-----` blocks")]
+    #[error(
+        "no usable CA certificate in the PEM given: {0}; check that it holds `-----BEGIN CERTIFICATE-----` blocks"
+    )]
     Roots(String),
     /// The system offers no root certificates.
     #[error("the system has no root certificates; give the CA of the nodes' certificates explicitly")]
     NoSystemRoots,
     /// The server name is neither a DNS name nor an IP address.
-    #[error("`{0}` is not a server name; give a name that the nodes' certificates carry, such as `*.{{headless}}`'s first label replaced by any pod")]
+    #[error(
+        "`{0}` is not a server name; give a name that the nodes' certificates carry, such as `*.{{headless}}`'s first label replaced by any pod"
+    )]
     ServerName(String),
 }
 

@@ -52,7 +52,9 @@ pub struct Host {
 
 /// Text is not `HOST[:REST[:GRPC]]`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not HOST[:REST[:GRPC]]: {reason}; examples: `qdrant.demo.svc`, `10.0.0.7:6333:6334`, `[fd00::7]:6333`")]
+#[error(
+    "`{text}` is not HOST[:REST[:GRPC]]: {reason}; examples: `qdrant.demo.svc`, `10.0.0.7:6333:6334`, `[fd00::7]:6333`"
+)]
 pub struct HostError {
     text: String,
     reason: &'static str,
@@ -126,7 +128,9 @@ impl FromStr for Host {
             None => return Err(error("ports follow a colon")),
         };
         if ports.len() > 2 {
-            return Err(error("there are at most two ports, REST and gRPC (an IPv6 address goes in brackets)"));
+            return Err(error(
+                "there are at most two ports, REST and gRPC (an IPv6 address goes in brackets)",
+            ));
         }
         ports.resize(2, None);
         let port = |port: Option<&str>| {
@@ -179,9 +183,21 @@ mod tests {
 
     #[test]
     fn what_is_not_a_host() {
-        for text in
-            ["", ":6333", "q:", "q:0", "q:65536", "q:x", "q:1:2:3", "fd00::7", "[fd00::7", "[q]:1", "[::1]6333", "a b", "http://q"]
-        {
+        for text in [
+            "",
+            ":6333",
+            "q:",
+            "q:0",
+            "q:65536",
+            "q:x",
+            "q:1:2:3",
+            "fd00::7",
+            "[fd00::7",
+            "[q]:1",
+            "[::1]6333",
+            "a b",
+            "http://q",
+        ] {
             assert!(text.parse::<Host>().is_err(), "{text}");
         }
     }

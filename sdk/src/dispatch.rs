@@ -16,8 +16,8 @@ use crate::{
     dice::Dice,
     discovery::DiscoveryHandle,
     request::{Action, Body, Class, Intent, Protocol},
-    route::{Plan, Reason, Target, plan},
-    topology::{Address, Collection, Topology, TopologyHandle, WriteOrdering},
+    route::{Conditions, Plan, Reason, Target, plan},
+    topology::{Address, Change, Collection, Topology, TopologyHandle, WriteOrdering},
     transport::{Sent, Transport},
 };
 
@@ -44,6 +44,8 @@ pub(crate) struct Job {
     pub(crate) protocol: Protocol,
     pub(crate) class: Class,
     pub(crate) placement: Placement,
+    /// The collection that it names, if any.
+    pub(crate) collection: Option<String>,
     /// The view that the whole request is decided on.
     pub(crate) snapshot: Arc<Topology>,
     pub(crate) head: Parts,
@@ -57,8 +59,8 @@ pub(crate) enum Placement {
     Points(Arc<Collection>, Intent),
     /// An operation on points that could not be looked into.
     Opaque(Reason),
-    /// Everything else; a node-local request may name its collection.
-    Class(Option<String>),
+    /// Everything else.
+    Class,
 }
 
 /// An answer, and how it came about.
@@ -76,12 +78,24 @@ impl Dispatcher {
     /// Sends the request to the node that `plan` names, and on to others while that is safe.
     pub(crate) async fn send(&self, job: &mut Job) -> Result<Answer, Failure> {
         let repeatable = Repeatable::of(job.class, &job.placement, &job.head.method, job.protocol);
+        let change = self.topology.change();
+        let conditions = Now {
+            balance: &self.balance,
+            snapshot: &job.snapshot,
+            change: change.concerns(job.collection.as_deref(), &job.snapshot).then_some(&*change),
+        };
         let mut tried: SmallVec<[Address; MAX_ATTEMPTS]> = SmallVec::new();
         let mut failures = Vec::new();
         let mut unknown_outcomes = 0;
         while tried.len() < MAX_ATTEMPTS {
-            let target = job.placement.target(job.class);
-            let Some(plan) = plan(target, &job.snapshot, &*self.balance, &tried, self.dice.throw()) else { break };
+            let target = match &job.placement {
+                Placement::Points(collection, intent) => Target::Points(collection, intent),
+                Placement::Opaque(reason) => Target::Opaque(*reason),
+                Placement::Class => Target::Class(job.class, job.collection.as_deref()),
+            };
+            let Some(plan) = plan(target, &job.snapshot, &conditions, &tried, self.dice.throw()) else {
+                break;
+            };
             let body = match &mut job.body {
                 Body::Full(bytes) => Body::Full(bytes.clone()),
                 Body::Stream(_) => std::mem::replace(&mut job.body, Body::Full(Bytes::new())),
@@ -119,15 +133,25 @@ impl Dispatcher {
     }
 }
 
-// === impl Placement ===
+/// The nodes as they are at this moment, for one request.
+struct Now<'a> {
+    balance: &'a Balance,
+    snapshot: &'a Topology,
+    /// A change of metadata that the request could notice.
+    change: Option<&'a Change>,
+}
 
-impl Placement {
-    fn target(&self, class: Class) -> Target<'_> {
-        match self {
-            Self::Points(collection, intent) => Target::Points(collection, intent),
-            Self::Opaque(reason) => Target::Opaque(*reason),
-            Self::Class(collection) => Target::Class(class, collection.as_deref()),
-        }
+impl Conditions for Now<'_> {
+    fn is_usable(&self, address: Address) -> bool {
+        self.balance.is_usable(address)
+    }
+
+    fn load(&self, address: Address) -> u64 {
+        self.balance.load(address)
+    }
+
+    fn is_current(&self, address: Address) -> bool {
+        self.change.is_none_or(|change| change.is_applied_by(address, self.snapshot))
     }
 }
 
@@ -149,7 +173,10 @@ impl Repeatable {
         let is_safe_method = protocol == Protocol::Rest && method.is_safe();
         match (class, placement) {
             (Class::Read | Class::Anywhere, _) => Self::Freely,
-            (Class::Write, Placement::Points(_, Intent { action: Action::Write(WriteOrdering::Weak), .. })) => Self::Once,
+            (
+                Class::Write,
+                Placement::Points(_, Intent { action: Action::Write(WriteOrdering::Weak), .. }),
+            ) => Self::Once,
             (Class::Write | Class::Consensus, _) => Self::Never,
             (Class::NodeLocal | Class::Unknown, _) if is_safe_method => Self::Freely,
             (Class::NodeLocal | Class::Unknown, _) => Self::Never,
@@ -189,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_may_have_been_processed_is_repeated_where_that_does_no_harm() {
-        let class = || Placement::Class(None);
+        let class = || Placement::Class;
         for (class, placement, method, first, second) in [
             (Class::Read, Placement::Opaque(Reason::NotUnderstood), Method::POST, true, true),
             (Class::Anywhere, class(), Method::GET, true, true),
@@ -204,7 +231,8 @@ mod tests {
             (Class::Unknown, class(), Method::DELETE, false, false),
         ] {
             let repeatable = Repeatable::of(class, &placement, &method, Protocol::Rest);
-            let verdicts = (may_repeat(repeatable, Sent::Unknown, 1), may_repeat(repeatable, Sent::Unknown, 2));
+            let verdicts =
+                (may_repeat(repeatable, Sent::Unknown, 1), may_repeat(repeatable, Sent::Unknown, 2));
             assert_eq!(verdicts, (first, second), "{class:?} {method}");
         }
         let unknown_rpc = Repeatable::of(Class::Unknown, &class(), &Method::GET, Protocol::Grpc);

@@ -17,8 +17,8 @@ mod json;
 mod protobuf;
 pub(crate) mod rest;
 
-pub(crate) use self::body::{Body, Collected, collect};
 pub use self::body::BoxError;
+pub(crate) use self::body::{Body, Collected, collect};
 
 /// The protocol of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -100,7 +100,9 @@ pub struct TlsOptions {
 #[non_exhaustive]
 pub enum BuildError {
     /// Nothing says where the nodes are.
-    #[error("nothing says where Qdrant is: name a headless Service (`headless`), a preset (`preset`), or fixed nodes (`node`)")]
+    #[error(
+        "nothing says where Qdrant is: name a headless Service (`headless`), a preset (`preset`), or fixed nodes (`node`)"
+    )]
     NoNodes,
     /// A host is not a host.
     #[error(transparent)]
@@ -142,6 +144,14 @@ pub struct Routed {
     pub expected_rpcs: Option<u32>,
     /// Whether a node answered.
     pub answered: bool,
+}
+
+/// What is known of a request before it is sent.
+struct Prepared {
+    placement: Placement,
+    collection: Option<String>,
+    snapshot: Arc<Topology>,
+    body: Body,
 }
 
 /// The body of a response: streamed from the node as the client takes it.
@@ -209,14 +219,15 @@ impl Router {
         let mut routed = Routed::unanswered(&call);
 
         let prepared = self.prepare(&call, &head.headers, body).await;
-        let (placement, snapshot, body) = match prepared {
-            Ok(prepared) => prepared,
+        let mut job = match prepared {
+            Ok(Prepared { placement, collection, snapshot, body }) => {
+                Job { protocol, class: call.class, placement, collection, snapshot, head, body }
+            }
             Err(error) => {
                 let failure = Failure::ClientGone(error.to_string());
                 return local(refuse(protocol, &failure), routed);
             }
         };
-        let mut job = Job { protocol, class: call.class, placement, snapshot, head, body };
         let dispatcher = &self.0.dispatcher;
         let mut response = match dispatcher.send(&mut job).await {
             Ok(Answer { response, plan, attempts, in_flight }) => {
@@ -226,11 +237,12 @@ impl Router {
                 routed.attempts = attempts;
                 routed.expected_rpcs = plan.expected_rpcs;
                 routed.answered = true;
+                // A gRPC error comes with a success of HTTP; taking it for a change does no harm.
                 if call.class == Class::Consensus && response.status().is_success() {
-                    dispatcher.topology.refresh();
+                    dispatcher.topology.note_change(plan.address, job.collection.take());
                 }
-                let mut response = response
-                    .map(|body| ResponseBody(ResponseBodyKind::Node(body, Some(in_flight))));
+                let mut response =
+                    response.map(|body| ResponseBody(ResponseBodyKind::Node(body, Some(in_flight))));
                 response.extensions_mut().insert(routed.clone());
                 response
             }
@@ -243,41 +255,35 @@ impl Router {
     }
 
     /// Finds out where a request belongs, reading its body where that matters.
-    async fn prepare<B>(
-        &self,
-        call: &Call,
-        headers: &HeaderMap,
-        body: B,
-    ) -> Result<(Placement, Arc<Topology>, Body), BoxError>
+    async fn prepare<B>(&self, call: &Call, headers: &HeaderMap, body: B) -> Result<Prepared, BoxError>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let topology = &self.0.dispatcher.topology;
-        let body = match call.class {
-            // Uploads and what is not known may be endless: passed on as they come.
-            Class::NodeLocal | Class::Unknown => {
-                let placement = Placement::Class(call.collection(&[]).map(str::to_owned));
-                return Ok((placement, topology.snapshot(), Body::stream(body)));
+        let unread = |placement, body| Prepared {
+            placement,
+            collection: call.collection(&[]).map(str::to_owned),
+            snapshot: topology.snapshot(),
+            body,
+        };
+        // Uploads and what is not known may be endless: passed on as they come.
+        if matches!(call.class, Class::NodeLocal | Class::Unknown) {
+            return Ok(unread(Placement::Class, Body::stream(body)));
+        }
+        let body = match collect(body, self.0.body_limit).await? {
+            Collected::Whole(bytes) => bytes,
+            Collected::TooLarge(body) if call.is_on_points() => {
+                return Ok(unread(Placement::Opaque(Reason::NotUnderstood), body));
             }
-            Class::Read | Class::Write | Class::Consensus | Class::Anywhere => {
-                match collect(body, self.0.body_limit).await? {
-                    Collected::Whole(bytes) => bytes,
-                    Collected::TooLarge(body) => {
-                        let placement = match call.is_on_points() {
-                            true => Placement::Opaque(Reason::NotUnderstood),
-                            false => Placement::Class(None),
-                        };
-                        return Ok((placement, topology.snapshot(), body));
-                    }
-                }
-            }
+            Collected::TooLarge(body) => return Ok(unread(Placement::Class, body)),
         };
         if !call.is_on_points() {
-            return Ok((Placement::Class(None), topology.snapshot(), Body::Full(body)));
+            return Ok(unread(Placement::Class, Body::Full(body)));
         }
         let (placement, snapshot) = self.place(call, headers, &body).await;
-        Ok((placement, snapshot, Body::Full(body)))
+        let collection = call.collection(&body).map(str::to_owned);
+        Ok(Prepared { placement, collection, snapshot, body: Body::Full(body) })
     }
 
     /// Where an operation on points belongs.
@@ -327,7 +333,8 @@ fn local(response: Response<Bytes>, routed: Routed) -> Response<ResponseBody> {
 
 /// The name of a node for people.
 fn label(snapshot: &Topology, peer: Option<PeerId>, address: crate::topology::Address) -> String {
-    peer.and_then(|peer| snapshot.node(peer)).map_or_else(|| address.ip.to_string(), crate::topology::Node::label)
+    peer.and_then(|peer| snapshot.node(peer))
+        .map_or_else(|| address.ip.to_string(), crate::topology::Node::label)
 }
 
 // === impl Routed ===
@@ -371,7 +378,10 @@ impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.get_mut().0 {
             ResponseBodyKind::Node(body, in_flight) => {
                 let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
@@ -501,7 +511,8 @@ impl RouterBuilder {
         let tls = match self.tls {
             None => None,
             Some(options) => {
-                let default_name = || sources.headless.iter().chain(&sources.nodes).map(|host| host.name.clone()).next();
+                let default_name =
+                    || sources.headless.iter().chain(&sources.nodes).map(|host| host.name.clone()).next();
                 let name = options.server_name.or_else(default_name).unwrap_or_default();
                 Some(Tls::new(options.roots.as_deref(), &name)?)
             }
@@ -525,7 +536,8 @@ impl RouterBuilder {
     }
 
     fn sources(&self) -> Result<Sources, BuildError> {
-        let hosts = |hosts: &[String]| hosts.iter().map(|host| host.parse()).collect::<Result<Vec<Host>, _>>();
+        let hosts =
+            |hosts: &[String]| hosts.iter().map(|host| host.parse()).collect::<Result<Vec<Host>, _>>();
         let mut sources = Sources {
             headless: self.headless.as_deref().map(str::parse).transpose()?,
             nodes: hosts(&self.nodes)?,
@@ -549,12 +561,17 @@ impl RouterBuilder {
 
 /// Closes connections to addresses that are nodes no longer, whenever the topology changes.
 async fn sweep(router: std::sync::Weak<Inner>) {
-    let Some(mut topology) = router.upgrade().map(|router| router.dispatcher.topology.clone()) else { return };
+    let Some(mut topology) = router.upgrade().map(|router| router.dispatcher.topology.clone()) else {
+        return;
+    };
     loop {
         topology.changed().await;
         let Some(router) = router.upgrade() else { return };
         let snapshot = topology.snapshot();
         let is_node = |address| snapshot.nodes().iter().any(|node| node.address == address);
-        router.dispatcher.transport.retain(|address| is_node(address) || snapshot.fallback().contains(&address));
+        router
+            .dispatcher
+            .transport
+            .retain(|address| is_node(address) || snapshot.fallback().contains(&address));
     }
 }

@@ -18,8 +18,8 @@ mod ring;
 mod snapshot;
 pub(crate) mod worker;
 
-pub use crate::discovery::Address;
 pub(crate) use self::api::chain;
+pub use crate::discovery::Address;
 
 pub use self::{
     api::{ApiError, ClusterApi, ClusterView, HttpApi, ViewKind},
@@ -28,7 +28,7 @@ pub use self::{
     point::PointId,
     replica::{Replica, ReplicaState},
     ring::HashRing,
-    snapshot::{Lookup, Node, Topology},
+    snapshot::{Change, Lookup, Node, Topology},
     worker::{Observer, Problem, Settings, TopologyHandle},
 };
 

@@ -95,7 +95,8 @@ impl Transport {
         parts.authority = Some(authority.clone());
         parts.path_and_query =
             Some(request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
-        *request.uri_mut() = Uri::from_parts(parts).map_err(|error| SendError::not_sent(error.to_string()))?;
+        *request.uri_mut() =
+            Uri::from_parts(parts).map_err(|error| SendError::not_sent(error.to_string()))?;
         *request.version_mut() = version;
         strip_request_headers(request.headers_mut(), protocol);
 

@@ -23,7 +23,12 @@ pub struct Serve {
     headless: Option<String>,
 
     /// A fixed node, instead of or beside --headless; repeatable
-    #[arg(long = "node", value_name = "HOST[:REST[:GRPC]]", env = "QDRANT_ROUTER_NODE", value_delimiter = ',')]
+    #[arg(
+        long = "node",
+        value_name = "HOST[:REST[:GRPC]]",
+        env = "QDRANT_ROUTER_NODE",
+        value_delimiter = ','
+    )]
     nodes: Vec<String>,
 
     /// ClusterIP Service, used when no node can be
@@ -55,7 +60,12 @@ pub struct Serve {
     listen_grpc: SocketAddr,
 
     /// The admin port: health, metrics, topology
-    #[arg(long, value_name = "IP:PORT", env = "QDRANT_ROUTER_LISTEN_ADMIN", default_value = "127.0.0.1:9633")]
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "QDRANT_ROUTER_LISTEN_ADMIN",
+        default_value = "127.0.0.1:9633"
+    )]
     listen_admin: SocketAddr,
 
     /// File with the router's own API key, which reads the topology and nothing else; a read-only key is enough
@@ -96,7 +106,9 @@ pub enum ServeError {
     #[error("--api-key-file {0}: the file is empty; it should hold the API key and nothing else")]
     EmptyKey(String),
     /// An address cannot be listened on.
-    #[error("{flag} {address}: {error}; another process may use the port (see `ss -ltnp`), or the address is not this host's")]
+    #[error(
+        "{flag} {address}: {error}; another process may use the port (see `ss -ltnp`), or the address is not this host's"
+    )]
     Listen {
         /// The flag that names it.
         flag: &'static str,
@@ -120,7 +132,11 @@ impl ServeError {
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Build(_) | Self::File { .. } | Self::EmptyKey(_) | Self::Listen { .. } | Self::Refused(_) => true,
+            Self::Build(_)
+            | Self::File { .. }
+            | Self::EmptyKey(_)
+            | Self::Listen { .. }
+            | Self::Refused(_) => true,
             Self::System(_) => false,
         }
     }
@@ -182,7 +198,8 @@ impl Serve {
             router = router.api_key(key.trim())?;
         }
         if self.upstream_tls {
-            let roots = self.upstream_ca_file.as_ref().map(|path| read("--upstream-ca-file", path)).transpose()?;
+            let roots =
+                self.upstream_ca_file.as_ref().map(|path| read("--upstream-ca-file", path)).transpose()?;
             router = router.tls(TlsOptions { roots, server_name: self.upstream_server_name.clone() });
         }
         Ok(router.build()?)
@@ -212,10 +229,12 @@ async fn report_survey(router: Router) -> Result<(), ServeError> {
     for problem in problems.iter() {
         tracing::warn!("{problem}");
     }
-    let refusals = || problems.iter().filter_map(|problem| match problem {
-        Problem::Node(_, error @ ApiError::Refused { .. }) => Some(error),
-        _ => None,
-    });
+    let refusals = || {
+        problems.iter().filter_map(|problem| match problem {
+            Problem::Node(_, error @ ApiError::Refused { .. }) => Some(error),
+            _ => None,
+        })
+    };
     let is_refused = snapshot.epoch().is_none()
         && refusals().count() > 0
         && snapshot.nodes().iter().filter(|node| node.reachable).count() == refusals().count();

@@ -4,13 +4,13 @@ use qdrant_client::qdrant::{
     AliasOperations, ChangeAliases, CollectionClusterInfoRequest, CollectionClusterInfoResponse,
     CollectionExistsRequest, CollectionOperationResponse, CreateAlias, CreateCollection,
     CreateFullSnapshotRequest, CreateShardKeyRequest, CreateShardKeyResponse, CreateSnapshotRequest,
-    CreateSnapshotResponse, DeleteAlias, DeleteCollection, DeleteFullSnapshotRequest,
-    DeleteShardKeyRequest, DeleteShardKeyResponse, DeleteSnapshotRequest, DeleteSnapshotResponse,
-    GetCollectionInfoRequest, GetCollectionInfoResponse, HealthCheckReply, HealthCheckRequest,
-    ListAliasesRequest, ListAliasesResponse, ListCollectionAliasesRequest, ListCollectionsRequest,
-    ListCollectionsResponse, ListFullSnapshotsRequest, ListShardKeysRequest, ListShardKeysResponse,
-    ListSnapshotsRequest, ListSnapshotsResponse, RenameAlias, UpdateCollection,
-    UpdateCollectionClusterSetupRequest, UpdateCollectionClusterSetupResponse, alias_operations::Action,
+    CreateSnapshotResponse, DeleteAlias, DeleteCollection, DeleteFullSnapshotRequest, DeleteShardKeyRequest,
+    DeleteShardKeyResponse, DeleteSnapshotRequest, DeleteSnapshotResponse, GetCollectionInfoRequest,
+    GetCollectionInfoResponse, HealthCheckReply, HealthCheckRequest, ListAliasesRequest, ListAliasesResponse,
+    ListCollectionAliasesRequest, ListCollectionsRequest, ListCollectionsResponse, ListFullSnapshotsRequest,
+    ListShardKeysRequest, ListShardKeysResponse, ListSnapshotsRequest, ListSnapshotsResponse, RenameAlias,
+    UpdateCollection, UpdateCollectionClusterSetupRequest, UpdateCollectionClusterSetupResponse,
+    alias_operations::Action,
 };
 
 use super::{Qdrant, QdrantResult};

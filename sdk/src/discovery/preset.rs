@@ -111,13 +111,17 @@ mod tests {
             ("helm:my-qdrant.ns", "my-qdrant-headless.ns.svc", "my-qdrant.ns.svc"),
         ] {
             let preset: Preset = text.parse().expect(text);
-            assert_eq!((preset.headless(), preset.fallback().name), (headless.to_owned(), fallback.to_owned()));
+            assert_eq!(
+                (preset.headless(), preset.fallback().name),
+                (headless.to_owned(), fallback.to_owned())
+            );
         }
     }
 
     #[test]
     fn what_is_not_a_preset() {
-        for text in ["", "kubeblocks", "kubeblocks:", "kubeblocks:a.b.c", "helm:A", "operator:c", "helm:.ns"] {
+        for text in ["", "kubeblocks", "kubeblocks:", "kubeblocks:a.b.c", "helm:A", "operator:c", "helm:.ns"]
+        {
             assert!(text.parse::<Preset>().is_err(), "{text}");
         }
     }

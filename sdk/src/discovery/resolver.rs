@@ -8,7 +8,9 @@ use std::{
 
 use hickory_resolver::{
     TokioResolver,
-    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
+    config::{
+        ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+    },
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
     proto::rr::{Name, RData, RecordType},
 };
@@ -30,7 +32,9 @@ pub struct Answer {
 
 /// A name did not resolve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name}: {reason} (asked for {asked}); check the name, that the Service exists, and that this host uses the cluster's DNS")]
+#[error(
+    "{name}: {reason} (asked for {asked}); check the name, that the Service exists, and that this host uses the cluster's DNS"
+)]
 pub struct ResolveError {
     /// The name as configured.
     pub name: String,
@@ -42,7 +46,9 @@ pub struct ResolveError {
 
 /// The resolver could not be set up.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the system's resolver configuration cannot be used: {0}; check /etc/resolv.conf, or name a resolver with `--dns IP:PORT`")]
+#[error(
+    "the system's resolver configuration cannot be used: {0}; check /etc/resolv.conf, or name a resolver with `--dns IP:PORT`"
+)]
 pub struct ResolverError(String);
 
 /// What discovery asks of a resolver; a trait so that tests can answer in its place.
@@ -214,7 +220,8 @@ mod tests {
     use super::*;
 
     fn absolute(name: &str, search: &[&str]) -> Vec<String> {
-        let search: Vec<Name> = search.iter().map(|domain| Name::from_utf8(domain).expect("a name")).collect();
+        let search: Vec<Name> =
+            search.iter().map(|domain| Name::from_utf8(domain).expect("a name")).collect();
         absolute_names(name, &search).iter().map(ToString::to_string).collect()
     }
 

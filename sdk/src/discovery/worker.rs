@@ -1,10 +1,6 @@
 //! Keeps the list of candidates fresh.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -221,7 +217,8 @@ impl<R: Resolve> Worker<R> {
             tracing::warn!(found = nodes.len(), used = MAX_ADDRESSES, "discovery found too many addresses");
             nodes.truncate(MAX_ADDRESSES);
         }
-        let mut fallback = of(Role::Fallback).map(addresses).find(|list| !list.is_empty()).unwrap_or_default();
+        let mut fallback =
+            of(Role::Fallback).map(addresses).find(|list| !list.is_empty()).unwrap_or_default();
         fallback.sort_unstable();
         // One of several names for the ClusterIP Service is enough.
         let problems = of(Role::Node)

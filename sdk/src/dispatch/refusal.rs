@@ -4,11 +4,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::{
-    request::Protocol,
-    topology::Address,
-    transport::Sent,
-};
+use crate::{request::Protocol, topology::Address, transport::Sent};
 
 /// Why a request has no answer.
 #[derive(Clone, Debug)]
@@ -103,7 +99,10 @@ mod tests {
         assert!(body["status"]["error"].as_str().expect("a message").contains("q.demo: 100% gone"));
 
         let grpc = refuse(Protocol::Grpc, &failure);
-        assert_eq!((grpc.status(), &grpc.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from_static("14")));
+        assert_eq!(
+            (grpc.status(), &grpc.headers()["grpc-status"]),
+            (StatusCode::OK, &HeaderValue::from_static("14"))
+        );
         let message = grpc.headers()["grpc-message"].to_str().expect("text");
         assert!(message.ends_with("q.demo: 100%25 gone%0Areally"), "{message}");
     }

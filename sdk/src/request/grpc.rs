@@ -133,7 +133,9 @@ const METHODS: &[Method] = &[
 /// What `path` says.
 pub(super) fn call(path: &str) -> Call {
     match METHODS.iter().find(|method| method.path == path) {
-        Some(method) => Call { class: method.class, layout: Layout::Grpc(method), ..Call::unknown(Protocol::Grpc) },
+        Some(method) => {
+            Call { class: method.class, layout: Layout::Grpc(method), ..Call::unknown(Protocol::Grpc) }
+        }
         None => Call::unknown(Protocol::Grpc),
     }
 }
@@ -156,7 +158,9 @@ pub(super) fn peek(
 ) -> Result<(WriteOrdering, SmallVec<[Scope; 1]>), NotUnderstood> {
     let message = Fields::of(unframe(body)?);
     match method.message {
-        Message::Nothing | Message::Read { key: None } => Ok((WriteOrdering::Weak, smallvec![Scope::EVERYTHING])),
+        Message::Nothing | Message::Read { key: None } => {
+            Ok((WriteOrdering::Weak, smallvec![Scope::EVERYTHING]))
+        }
         Message::Read { key: Some(_) } | Message::ReadBatch { .. } if !depth.keys => {
             Ok((WriteOrdering::Weak, smallvec![Scope::EVERYTHING]))
         }

@@ -265,7 +265,11 @@ mod tests {
     fn ids_wherever_a_write_keeps_them() {
         let uuid = "550e8400-e29b-41d4-a716-446655440000";
         for (layout, body, expected) in [
-            (Layout::Points, r#"{"points":[{"id":1,"vector":[0.5],"payload":{"id":9}},{"vector":{},"id":2}]}"#, ids(&[1, 2])),
+            (
+                Layout::Points,
+                r#"{"points":[{"id":1,"vector":[0.5],"payload":{"id":9}},{"vector":{},"id":2}]}"#,
+                ids(&[1, 2]),
+            ),
             (Layout::Points, r#"{"batch":{"vectors":[[1],[2]],"ids":[3,4]}}"#, ids(&[3, 4])),
             (Layout::Selector, r#"{"points":[5],"payload":{"points":[6]}}"#, ids(&[5])),
             (Layout::Selector, r#"{"filter":{"must":[]},"points":[5]}"#, ids(&[5])),
@@ -278,7 +282,11 @@ mod tests {
                 Points::Ids(vec![PointId::from_body_str(uuid).expect("a UUID")]),
             ),
         ] {
-            assert_eq!(one(layout, body), Some(Scope { keys: Keys::Unspecified, points: expected }), "{body}");
+            assert_eq!(
+                one(layout, body),
+                Some(Scope { keys: Keys::Unspecified, points: expected }),
+                "{body}"
+            );
         }
     }
 
@@ -340,7 +348,8 @@ mod tests {
 
     #[test]
     fn depth_costs_neither_stack_nor_understanding() {
-        let deep = format!(r#"{{"points":[{{"id":1,"payload":{}1{}}}]}}"#, "[".repeat(10_000), "]".repeat(10_000));
+        let deep =
+            format!(r#"{{"points":[{{"id":1,"payload":{}1{}}}]}}"#, "[".repeat(10_000), "]".repeat(10_000));
         assert_eq!(one(Layout::Points, &deep).map(|scope| scope.points), Some(ids(&[1])));
     }
 

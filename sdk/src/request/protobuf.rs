@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn fields_of_every_kind() {
-        let message = [0x08, 0x96, 0x01, 0x12, 0x02, b'h', b'i', 0x1d, 1, 2, 3, 4, 0x21, 1, 2, 3, 4, 5, 6, 7, 8];
+        let message =
+            [0x08, 0x96, 0x01, 0x12, 0x02, b'h', b'i', 0x1d, 1, 2, 3, 4, 0x21, 1, 2, 3, 4, 5, 6, 7, 8];
         let expected =
             [(1, Value::Varint(150)), (2, Value::Bytes(b"hi")), (3, Value::Fixed), (4, Value::Fixed)];
         assert_eq!(walk(&message), Ok(expected.to_vec()));
@@ -143,14 +144,14 @@ mod tests {
     #[test]
     fn malformed_messages_end_the_walk() {
         for message in [
-            &[0x08][..],                                                     // no value
-            &[0x12, 0x05, b'h', b'i'],                                       // shorter than its length
+            &[0x08][..],                                                      // no value
+            &[0x12, 0x05, b'h', b'i'],                                        // shorter than its length
             &[0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], // a length that lies
-            &[0x00, 0x01],                                                   // field number zero
-            &[0x0b],                                                         // a group
+            &[0x00, 0x01],                                                    // field number zero
+            &[0x0b],                                                          // a group
             &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2], // beyond 64 bits
-            &[0x80; 11],                                                     // a varint without an end
-            &[0x1d, 1, 2],                                                   // half a fixed32
+            &[0x80; 11],                                                      // a varint without an end
+            &[0x1d, 1, 2],                                                    // half a fixed32
         ] {
             assert_eq!(walk(message), Err(NotUnderstood), "{message:?}");
         }

@@ -153,7 +153,10 @@ pub(super) fn call(method: &Method, uri: &Uri) -> Call {
     if segments.iter().any(|segment| is_odd(segment)) {
         return unknown;
     }
-    let found = ROUTES.iter().filter(|route| route.0 == verb).find_map(|route| Some((route, capture(route.1, &segments)?)));
+    let found = ROUTES
+        .iter()
+        .filter(|route| route.0 == verb)
+        .find_map(|route| Some((route, capture(route.1, &segments)?)));
     let Some((&(_, _, class, layout), collection)) = found else { return unknown };
     let collection = match collection.map(|name| percent_decode_str(name).decode_utf8()) {
         None => None,
@@ -187,7 +190,9 @@ fn capture<'a>(pattern: &str, segments: &[&'a str]) -> Option<Option<&'a str>> {
 fn is_odd(segment: &str) -> bool {
     let lower: Cow<'_, str> =
         if segment.contains('%') { segment.to_ascii_lowercase().into() } else { segment.into() };
-    matches!(&*lower, "." | ".." | "%2e" | "%2e%2e" | ".%2e" | "%2e.") || lower.contains("%2f") || lower.contains("%5c")
+    matches!(&*lower, "." | ".." | "%2e" | "%2e%2e" | ".%2e" | "%2e.")
+        || lower.contains("%2f")
+        || lower.contains("%5c")
 }
 
 fn ordering(query: Option<&str>) -> WriteOrdering {

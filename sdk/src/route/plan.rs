@@ -30,6 +30,11 @@ pub trait Conditions {
 
     /// How loaded it is; lower is better.
     fn load(&self, address: Address) -> u64;
+
+    /// Whether it has applied the changes of metadata that this request could notice.
+    fn is_current(&self, _: Address) -> bool {
+        true
+    }
 }
 
 /// Where a request goes.
@@ -57,15 +62,21 @@ pub fn plan(
     tried: &[Address],
     dice: u64,
 ) -> Option<Plan> {
-    let field = Field::of(topology, conditions, tried, dice);
-    let Some(field) = field else { return last_resort(topology, conditions, tried, dice) };
+    let Some(mut field) = Field::of(topology, conditions, tried, dice) else {
+        return last_resort(topology, conditions, tried, dice);
+    };
+    if !matches!(target, Target::Class(Class::NodeLocal, _)) {
+        field.prefer_current();
+    }
     let plan = match target {
         Target::Points(collection, intent) => field.for_points(collection, intent),
         Target::Opaque(reason) => field.any(reason),
-        Target::Class(Class::Consensus, _) => match topology.consensus_leader().and_then(|peer| field.node(peer)) {
-            Some(leader) => Plan::to(leader, Reason::ConsensusLeader, None),
-            None => field.any(Reason::AnyNode),
-        },
+        Target::Class(Class::Consensus, _) => {
+            match topology.consensus_leader().and_then(|peer| field.node(peer)) {
+                Some(leader) => Plan::to(leader, Reason::ConsensusLeader, None),
+                None => field.any(Reason::AnyNode),
+            }
+        }
         Target::Class(Class::NodeLocal, collection) => field.stable(collection.unwrap_or_default()),
         Target::Class(Class::Unknown, _) => field.any(Reason::UnknownOperation),
         Target::Class(Class::Anywhere | Class::Read | Class::Write, _) => field.any(Reason::AnyNode),
@@ -85,13 +96,23 @@ impl<'a, C: Conditions> Field<'a, C> {
     /// The identified nodes that may be used; where none may, the fallback decides; without a
     /// fallback, those that should not be used are better than nothing.
     fn of(topology: &'a Topology, conditions: &'a C, tried: &[Address], dice: u64) -> Option<Self> {
-        let left = || topology.nodes().iter().filter(|node| node.peer.is_some() && !tried.contains(&node.address));
+        let left =
+            || topology.nodes().iter().filter(|node| node.peer.is_some() && !tried.contains(&node.address));
         let is_usable = |node: &&Node| node.reachable && conditions.is_usable(node.address);
         let mut nodes: SmallVec<[&Node; 8]> = left().filter(is_usable).collect();
         if nodes.is_empty() && topology.fallback().iter().all(|address| tried.contains(address)) {
             nodes = left().collect();
         }
         nodes.first().copied().map(|first| Self { conditions, first, nodes, dice })
+    }
+
+    /// Leaves out the nodes that have not applied what this client has just changed, if others have.
+    fn prefer_current(&mut self) {
+        let is_current = |node: &&Node| self.conditions.is_current(node.address);
+        if let Some(first) = self.nodes.iter().copied().find(is_current) {
+            self.first = first;
+            self.nodes.retain(|node| self.conditions.is_current(node.address));
+        }
     }
 
     fn node(&self, peer: PeerId) -> Option<&'a Node> {
@@ -145,14 +166,27 @@ impl<'a, C: Conditions> Field<'a, C> {
 }
 
 /// With no identified node left: the ClusterIP Service, then whatever answers.
-fn last_resort(topology: &Topology, conditions: &impl Conditions, tried: &[Address], dice: u64) -> Option<Plan> {
+fn last_resort(
+    topology: &Topology,
+    conditions: &impl Conditions,
+    tried: &[Address],
+    dice: u64,
+) -> Option<Plan> {
     let left = |address: &&Address| !tried.contains(address);
     let fallback: SmallVec<[&Address; 2]> = topology.fallback().iter().filter(left).collect();
     if let Some(at) = two_choices(fallback.len(), dice, |at| conditions.load(*fallback[at])) {
-        return Some(Plan { address: *fallback[at], peer: None, reason: Reason::Fallback, expected_rpcs: None });
+        return Some(Plan {
+            address: *fallback[at],
+            peer: None,
+            reason: Reason::Fallback,
+            expected_rpcs: None,
+        });
     }
-    let anonymous: SmallVec<[&Node; 8]> =
-        topology.nodes().iter().filter(|node| node.peer.is_none() && !tried.contains(&node.address)).collect();
+    let anonymous: SmallVec<[&Node; 8]> = topology
+        .nodes()
+        .iter()
+        .filter(|node| node.peer.is_none() && !tried.contains(&node.address))
+        .collect();
     let load = |at: usize| {
         let address = anonymous[at].address;
         (!conditions.is_usable(address), conditions.load(address))

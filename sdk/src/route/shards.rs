@@ -74,8 +74,7 @@ fn groups<'a>(
 ///
 /// The stage of a resharding is not published; while it runs, the new shard counts as not yet read.
 fn is_filling(collection: &Collection, shard: ShardId) -> bool {
-    collection
-        .resharding
-        .as_ref()
-        .is_some_and(|resharding| resharding.direction == ReshardingDirection::Up && resharding.shard == shard)
+    collection.resharding.as_ref().is_some_and(|resharding| {
+        resharding.direction == ReshardingDirection::Up && resharding.shard == shard
+    })
 }

@@ -43,7 +43,10 @@ pub trait ClusterApi: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<Collection>, ApiError>> + Send;
 
     /// All aliases with their collections.
-    fn aliases(&self, address: Address) -> impl Future<Output = Result<HashMap<String, String>, ApiError>> + Send;
+    fn aliases(
+        &self,
+        address: Address,
+    ) -> impl Future<Output = Result<HashMap<String, String>, ApiError>> + Send;
 }
 
 /// What a node says of itself and of the cluster.
@@ -87,7 +90,9 @@ pub enum ApiError {
         reason: String,
     },
     /// The node does not accept the router's key.
-    #[error("{url}: answered {status} to {key}; topology needs global read access: give a key that this server accepts (`--api-key-file`, a read-only key is enough)")]
+    #[error(
+        "{url}: answered {status} to {key}; topology needs global read access: give a key that this server accepts (`--api-key-file`, a read-only key is enough)"
+    )]
     Refused {
         /// What was asked.
         url: String,
@@ -293,9 +298,8 @@ impl From<ClusterStatus> for ClusterView {
             ClusterStatus::Disabled => return Self { kind: ViewKind::Standalone, epoch: Epoch::default() },
             ClusterStatus::Enabled(member) => member,
         };
-        let working = member
-            .consensus_thread_status
-            .is_none_or(|status| status.consensus_thread_status == "working");
+        let working =
+            member.consensus_thread_status.is_none_or(|status| status.consensus_thread_status == "working");
         let peers = member
             .peers
             .into_iter()

@@ -106,7 +106,12 @@ impl KeyGroup {
 impl Collection {
     /// Assembles the placement; `shards` may come in any order.
     #[must_use]
-    pub fn new(epoch: Epoch, mut shards: Vec<Shard>, resharding: Option<Resharding>, transfers: usize) -> Self {
+    pub fn new(
+        epoch: Epoch,
+        mut shards: Vec<Shard>,
+        resharding: Option<Resharding>,
+        transfers: usize,
+    ) -> Self {
         shards.sort_by_key(|shard| shard.id);
         let mut members: Vec<(Option<ShardKey>, Vec<ShardId>)> = Vec::new();
         for shard in &shards {
@@ -122,7 +127,9 @@ impl Collection {
                 ring_without_target: resharding
                     .as_ref()
                     .filter(|resharding| shards.contains(&resharding.shard))
-                    .map(|resharding| HashRing::new(shards.iter().copied().filter(|&id| id != resharding.shard))),
+                    .map(|resharding| {
+                        HashRing::new(shards.iter().copied().filter(|&id| id != resharding.shard))
+                    }),
                 key,
                 shards,
             })
@@ -209,12 +216,8 @@ impl ClusterInfo {
                 None => shards.push(Shard { id, key, replicas: SmallVec::from_elem(replica, 1) }),
             }
         }
-        let resharding = self
-            .resharding_operations
-            .unwrap_or_default()
-            .into_iter()
-            .next()
-            .map(|info| Resharding {
+        let resharding =
+            self.resharding_operations.unwrap_or_default().into_iter().next().map(|info| Resharding {
                 direction: match &*info.direction {
                     "up" => ReshardingDirection::Up,
                     "down" => ReshardingDirection::Down,
@@ -232,7 +235,9 @@ mod tests {
     use crate::topology::PointId;
 
     fn parse(json: &str) -> Collection {
-        serde_json::from_str::<ClusterInfo>(json).expect("cluster info").into_collection(Epoch { term: 1, commit: 2 })
+        serde_json::from_str::<ClusterInfo>(json)
+            .expect("cluster info")
+            .into_collection(Epoch { term: 1, commit: 2 })
     }
 
     #[test]

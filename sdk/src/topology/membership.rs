@@ -25,6 +25,8 @@ pub(super) struct Member {
     pub(super) view: Option<ClusterView>,
     /// Whether it answered but would not or could not say who it is.
     pub(super) anonymous: bool,
+    /// The number of the newest change of metadata when it was asked for that answer.
+    pub(super) asked_after: u64,
 }
 
 /// The nodes of the cluster, and what they agree on.
@@ -57,7 +59,8 @@ struct Peer<'a> {
 
 impl Membership {
     pub(super) fn of(members: &BTreeMap<Address, Member>) -> Self {
-        let peers: Vec<Peer<'_>> = members.iter().filter_map(|(&address, member)| Peer::of(address, member)).collect();
+        let peers: Vec<Peer<'_>> =
+            members.iter().filter_map(|(&address, member)| Peer::of(address, member)).collect();
         let Some(reference) = reference(&peers) else {
             return Self { nodes: anonymous(members), ..Self::default() };
         };
@@ -78,8 +81,12 @@ impl Membership {
 
         let live = || admitted.values().filter(|peer| peer.member.reachable);
         let epoch = live().filter(|peer| peer.settled).map(|peer| peer.epoch).max();
-        let freshest = live().filter(|peer| peer.settled && Some(peer.epoch) == epoch).map(|peer| peer.address).collect();
-        let leader = live().max_by_key(|peer| (peer.leader.is_some(), peer.epoch)).and_then(|peer| peer.leader);
+        let freshest = live()
+            .filter(|peer| peer.settled && Some(peer.epoch) == epoch)
+            .map(|peer| peer.address)
+            .collect();
+        let leader =
+            live().max_by_key(|peer| (peer.leader.is_some(), peer.epoch)).and_then(|peer| peer.leader);
         let nodes = admitted
             .values()
             .map(|peer| Node {
@@ -115,22 +122,18 @@ impl<'a> Peer<'a> {
 /// its view is the newest of those.
 fn reference<'a>(peers: &'a [Peer<'a>]) -> Option<&'a Peer<'a>> {
     let live = peers.iter().any(|peer| peer.member.reachable);
-    peers
-        .iter()
-        .filter(|peer| peer.member.reachable || !live)
-        .max_by_key(|peer| {
-            let agreeing = peers
-                .iter()
-                .filter(|other| peer.peers.contains_key(&other.id) && other.peers.contains_key(&peer.id))
-                .count();
-            (agreeing, peer.settled, peer.epoch, peer.id)
-        })
+    peers.iter().filter(|peer| peer.member.reachable || !live).max_by_key(|peer| {
+        let agreeing = peers
+            .iter()
+            .filter(|other| peer.peers.contains_key(&other.id) && other.peers.contains_key(&peer.id))
+            .count();
+        (agreeing, peer.settled, peer.epoch, peer.id)
+    })
 }
 
 fn anonymous(members: &BTreeMap<Address, Member>) -> Vec<Node> {
-    let standalone = |member: &Member| {
-        matches!(&member.view, Some(ClusterView { kind: ViewKind::Standalone, .. }))
-    };
+    let standalone =
+        |member: &Member| matches!(&member.view, Some(ClusterView { kind: ViewKind::Standalone, .. }));
     members
         .iter()
         .filter(|(_, member)| member.anonymous || standalone(member))
@@ -163,7 +166,7 @@ mod tests {
                 kind: ViewKind::Member { peer: id, peers: peers.collect(), leader: Some(1), settled: true },
                 epoch: Epoch { term: 1, commit },
             }),
-            anonymous: false,
+            ..Member::default()
         }
     }
 
@@ -206,11 +209,8 @@ mod tests {
 
     #[test]
     fn another_cluster_on_our_addresses_is_left_out() {
-        let membership = of([
-            (1, peer(1, &[1, 2], 7)),
-            (2, peer(2, &[1, 2], 7)),
-            (3, peer(77, &[77, 78], 90_000)),
-        ]);
+        let membership =
+            of([(1, peer(1, &[1, 2], 7)), (2, peer(2, &[1, 2], 7)), (3, peer(77, &[77, 78], 90_000))]);
         assert_eq!(who(&membership), [(Some(1), address(1)), (Some(2), address(2))]);
         assert_eq!(membership.strangers, [address(3)]);
         assert_eq!(membership.epoch, Some(Epoch { term: 1, commit: 7 }));

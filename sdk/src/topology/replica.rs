@@ -81,17 +81,16 @@ impl ReplicaState {
             | Self::Resharding
             | Self::ReshardingScaleDown
             | Self::ActiveRead => true,
-            Self::Dead | Self::PartialSnapshot | Self::Recovery | Self::ManualRecovery | Self::Unknown => false,
+            Self::Dead | Self::PartialSnapshot | Self::Recovery | Self::ManualRecovery | Self::Unknown => {
+                false
+            }
         }
     }
 
     /// Whether it may lead `medium` writes.
     #[must_use]
     pub fn is_source_of_truth(self) -> bool {
-        matches!(
-            self,
-            Self::Active | Self::Resharding | Self::ReshardingScaleDown | Self::ActiveRead
-        )
+        matches!(self, Self::Active | Self::Resharding | Self::ReshardingScaleDown | Self::ActiveRead)
     }
 
     /// The name that Qdrant's REST API uses.
@@ -116,10 +115,7 @@ impl ReplicaState {
 
 impl From<&str> for ReplicaState {
     fn from(name: &str) -> Self {
-        Self::NAMED
-            .into_iter()
-            .find(|state| state.as_str() == name)
-            .unwrap_or(Self::Unknown)
+        Self::NAMED.into_iter().find(|state| state.as_str() == name).unwrap_or(Self::Unknown)
     }
 }
 

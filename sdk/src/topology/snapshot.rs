@@ -36,6 +36,27 @@ pub struct Topology {
     pub(super) fallback: Arc<[Address]>,
     pub(super) aliases: Arc<HashMap<String, String>>,
     pub(super) collections: HashMap<Arc<str>, Lookup>,
+    pub(super) applied: Applied,
+}
+
+/// A change of metadata that one node has answered and that consensus brings to the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Counts the changes that went through this router.
+    pub(super) number: u64,
+    /// The node that answered it, and so has applied it.
+    pub(super) by: Option<Address>,
+    /// What it changed; `None` for more than one collection.
+    pub(super) collection: Option<String>,
+}
+
+/// Who is known to have applied a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    /// The number of the change.
+    pub(super) change: u64,
+    /// `None` for everybody.
+    pub(super) by: Option<Vec<Address>>,
 }
 
 // === impl Node ===
@@ -45,6 +66,40 @@ impl Node {
     #[must_use]
     pub fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.address.ip.to_string())
+    }
+}
+
+// === impl Change ===
+
+impl Change {
+    /// Whether a request for `collection`, or for no collection in particular, could notice it.
+    #[must_use]
+    pub fn concerns(&self, collection: Option<&str>, topology: &Topology) -> bool {
+        if topology.applied.covers(self) {
+            return false;
+        }
+        match (&self.collection, collection) {
+            (Some(changed), Some(named)) => changed == named || changed == topology.resolve(named),
+            (None, _) | (_, None) => true,
+        }
+    }
+
+    /// Whether the node at `address` is known to have applied it.
+    #[must_use]
+    pub fn is_applied_by(&self, address: Address, topology: &Topology) -> bool {
+        let applied = &topology.applied;
+        let is_known =
+            applied.change >= self.number && applied.by.as_ref().is_none_or(|by| by.contains(&address));
+        self.by == Some(address) || is_known
+    }
+}
+
+// === impl Applied ===
+
+impl Applied {
+    /// Whether everybody has applied `change`.
+    pub(super) fn covers(&self, change: &Change) -> bool {
+        self.change >= change.number && self.by.is_none()
     }
 }
 

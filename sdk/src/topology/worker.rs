@@ -28,8 +28,9 @@ use tokio::{
 };
 
 use super::{
-    Address, ApiError, ClusterApi, ClusterView, Collection, Epoch, Lookup, Topology, ViewKind,
+    Address, ApiError, Change, ClusterApi, ClusterView, Collection, Epoch, Lookup, Topology, ViewKind,
     membership::{Member, Membership},
+    snapshot::Applied,
 };
 use crate::{
     dice::Dice,
@@ -103,6 +104,8 @@ struct AbortOnDrop(JoinHandle<()>);
 #[derive(Debug, Default)]
 struct Shared {
     current: ArcSwap<Topology>,
+    /// The newest change of metadata that went through this router.
+    change: ArcSwap<Change>,
     problems: ArcSwap<Vec<Problem>>,
     /// Whether every candidate of a complete discovery has been asked at least once.
     surveyed: AtomicBool,
@@ -112,7 +115,8 @@ struct Shared {
 }
 
 enum Event {
-    Probed(Address, Result<ClusterView, ApiError>),
+    /// With the number of the newest change when the node was asked.
+    Probed(Address, u64, Result<ClusterView, ApiError>),
     Fetched(Fetched),
 }
 
@@ -124,9 +128,11 @@ struct Fetched {
     names: Vec<String>,
     aliases: Option<HashMap<String, String>>,
     /// By the name under which each is stored.
-    collections: Vec<(String, Result<Option<Collection>, ApiError>)>,
+    collections: Placements,
     /// Where `from` stands after the batch, or why it failed.
     after: Result<ClusterView, ApiError>,
+    /// The number of the newest change when the batch began.
+    asked_after: u64,
 }
 
 struct Worker<A, O> {
@@ -283,6 +289,28 @@ impl TopologyHandle {
         tokio::time::timeout(self.settings.first_fetch, known).await.unwrap_or(snapshot)
     }
 
+    /// Notes that the node at `by` has applied a change of `collection`, or of metadata at large.
+    ///
+    /// Consensus brings it to the other nodes a little later. Until they are known to have it, those
+    /// that do are preferred for what the change concerns: see [`Change::is_applied_by`].
+    pub fn note_change(&self, by: Address, collection: Option<String>) {
+        self.shared.change.rcu(|last| Change {
+            number: last.number + 1,
+            by: Some(by),
+            // Of two changes under way, only "everything" covers both.
+            collection: collection.clone().filter(|name| {
+                self.snapshot().applied.covers(last) || last.collection.as_ref() == Some(name)
+            }),
+        });
+        self.refresh();
+    }
+
+    /// The newest change of metadata that went through this router.
+    #[must_use]
+    pub fn change(&self) -> Arc<Change> {
+        self.shared.change.load_full()
+    }
+
     /// Asks for a look at every node before the next one is due.
     pub fn refresh(&self) {
         if !self.shared.refresh.swap(true, Ordering::AcqRel) {
@@ -321,9 +349,9 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             tokio::select! {
                 () = self.discovery.changed() => self.adopt_candidates(),
                 Some(event) = self.tasks.join_next() => match event {
-                    Ok(Event::Probed(address, outcome)) => {
+                    Ok(Event::Probed(address, asked_after, outcome)) => {
                         self.probing.remove(&address);
-                        self.observe(address, outcome);
+                        self.observe(address, asked_after, outcome);
                         self.publish();
                     }
                     Ok(Event::Fetched(fetched)) => self.adopt_fetched(fetched),
@@ -355,7 +383,8 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
     fn probe(&mut self, address: Address) {
         if self.probing.insert(address) {
             let api = self.api.clone();
-            self.tasks.spawn(async move { Event::Probed(address, api.cluster(address).await) });
+            let change = self.shared.change.load().number;
+            self.tasks.spawn(async move { Event::Probed(address, change, api.cluster(address).await) });
         }
     }
 
@@ -375,8 +404,8 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         self.publish();
     }
 
-    /// Notes what `address` answered.
-    fn observe(&mut self, address: Address, outcome: Result<ClusterView, ApiError>) {
+    /// Notes what `address` answered when it was asked after change number `asked_after`.
+    fn observe(&mut self, address: Address, asked_after: u64, outcome: Result<ClusterView, ApiError>) {
         let Some(member) = self.members.get_mut(&address) else { return };
         match outcome {
             Ok(view) => {
@@ -388,7 +417,8 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
                     tracing::info!(%address, peer = ?peer(&view), "another peer answers at this address");
                     self.observer.forgotten(address);
                 }
-                *member = Member { reachable: true, view: Some(view), anonymous: false, ..*member };
+                *member =
+                    Member { reachable: true, view: Some(view), anonymous: false, asked_after, ..*member };
                 self.observer.answered(address);
                 self.errors.remove(&address);
             }
@@ -419,8 +449,12 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         let is_gone = |address: &Address, member: &Member| {
             !member.listed && (!member.reachable || strangers.contains(address))
         };
-        let gone: Vec<Address> =
-            self.members.iter().filter(|(address, member)| is_gone(address, member)).map(|(&a, _)| a).collect();
+        let gone: Vec<Address> = self
+            .members
+            .iter()
+            .filter(|(address, member)| is_gone(address, member))
+            .map(|(&a, _)| a)
+            .collect();
         for address in gone {
             self.members.remove(&address);
             self.errors.remove(&address);
@@ -441,7 +475,11 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         let known_aliases = (self.aliases.0 == Some(epoch)).then(|| self.aliases.1.clone());
         let api = self.api.clone();
         self.fetching = true;
-        self.tasks.spawn(async move { Event::Fetched(fetch(&*api, from, epoch, names, known_aliases).await) });
+        let asked_after = self.shared.change.load().number;
+        self.tasks.spawn(async move {
+            let (names, aliases, collections, after) = fetch(&*api, from, epoch, names, known_aliases).await;
+            Event::Fetched(Fetched { from, epoch, names, aliases, collections, after, asked_after })
+        });
     }
 
     fn adopt_fetched(&mut self, fetched: Fetched) {
@@ -470,7 +508,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
                 }
             }
         }
-        self.observe(fetched.from, fetched.after);
+        self.observe(fetched.from, fetched.asked_after, fetched.after);
         self.publish();
     }
 
@@ -532,7 +570,9 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
                 (Some(Lookup::Absent(old)), Lookup::Absent(new)) => old == new,
                 _ => false,
             });
+        let applied = self.applied();
         let is_same = previous.epoch == self.epoch
+            && previous.applied == applied
             && previous.consensus_leader == self.membership.leader
             && *previous.nodes == *self.membership.nodes
             && *previous.fallback == *self.candidates.fallback
@@ -549,8 +589,32 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             fallback: self.candidates.fallback.clone().into(),
             aliases: self.aliases.1.clone(),
             collections: self.collections.clone(),
+            applied,
         }));
         self.published.send_replace(());
+    }
+
+    /// Who is known to have applied the newest change. While somebody who answers has not, the next
+    /// round of questions comes soon.
+    fn applied(&self) -> Applied {
+        let change = self.shared.change.load();
+        let epoch_of = |address: Address| {
+            let member = self.members.get(&address).filter(|member| member.asked_after >= change.number)?;
+            match member.view {
+                Some(ClusterView { kind: ViewKind::Member { settled: true, .. }, epoch }) => Some(epoch),
+                _ => None,
+            }
+        };
+        let live = || self.membership.nodes.iter().filter(|node| node.reachable).map(|node| node.address);
+        let Some(by) = change.by.filter(|&by| live().any(|address| address == by)) else {
+            return Applied { change: change.number, by: None };
+        };
+        let has_it = |address| epoch_of(by).is_some_and(|required| epoch_of(address) >= Some(required));
+        if live().all(has_it) {
+            return Applied { change: change.number, by: None };
+        }
+        self.shared.refresh.store(true, Ordering::Release);
+        Applied { change: change.number, by: Some(live().filter(|&address| has_it(address)).collect()) }
     }
 
     /// Tells the problems, and whether the first survey has just ended.
@@ -572,6 +636,8 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
     }
 }
 
+type Placements = Vec<(String, Result<Option<Collection>, ApiError>)>;
+
 /// Asks `from` for the aliases where they are not known, for the placement of `names`, and last where
 /// it stands now: if its epoch has moved meanwhile, the placements count as of the earlier epoch and
 /// are fetched again when traffic next needs them.
@@ -581,14 +647,12 @@ async fn fetch<A: ClusterApi>(
     epoch: Epoch,
     names: Vec<String>,
     known_aliases: Option<Arc<HashMap<String, String>>>,
-) -> Fetched {
+) -> (Vec<String>, Option<HashMap<String, String>>, Placements, Result<ClusterView, ApiError>) {
     let aliases = match known_aliases {
         Some(aliases) => aliases,
         None => match api.aliases(from).await {
             Ok(aliases) => Arc::new(aliases),
-            Err(error) => {
-                return Fetched { from, epoch, names, aliases: None, collections: Vec::new(), after: Err(error) };
-            }
+            Err(error) => return (names, None, Vec::new(), Err(error)),
         },
     };
     let resolved: BTreeSet<String> =
@@ -602,7 +666,7 @@ async fn fetch<A: ClusterApi>(
         .collect()
         .await;
     let after = api.cluster(from).await;
-    Fetched { from, epoch, names, aliases: Some((*aliases).clone()), collections, after }
+    (names, Some((*aliases).clone()), collections, after)
 }
 
 #[cfg(test)]

@@ -1,1 +1,12 @@
-//! End-to-end suites.
+//! End-to-end suites: clients, the router in both its forms, and a cluster of three nodes.
+//!
+//! Every suite runs on embedded nodes, and on real ones where `QDRANT_BIN` names a server.
+
+mod bed;
+mod clients;
+mod discovery;
+mod equality;
+mod failover;
+mod hops;
+mod keys;
+mod python;

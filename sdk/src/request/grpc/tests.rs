@@ -57,70 +57,92 @@ fn every_write_is_understood() {
     let collection_name = "c".to_owned();
     let vectors = || PointStruct::new(7, vec![0.5; 4], qdrant_client::Payload::new());
     let cases: Vec<(&str, Vec<u8>)> = vec![
-        ("Upsert", frame(&q::UpsertPoints {
-            collection_name: collection_name.clone(),
-            points: vec![vectors()],
-            ordering: strong(),
-            shard_key_selector: key(),
-            ..Default::default()
-        })),
-        ("Delete", frame(&q::DeletePoints {
-            collection_name: collection_name.clone(),
-            points: by_id(&[7]),
-            ordering: strong(),
-            shard_key_selector: key(),
-            ..Default::default()
-        })),
-        ("UpdateVectors", frame(&q::UpdatePointVectors {
-            collection_name: collection_name.clone(),
-            points: vec![q::PointVectors { id: Some(7.into()), vectors: Some(vec![0.5].into()) }],
-            ordering: strong(),
-            shard_key_selector: key(),
-            ..Default::default()
-        })),
-        ("DeleteVectors", frame(&q::DeletePointVectors {
-            collection_name: collection_name.clone(),
-            points_selector: by_id(&[7]),
-            ordering: strong(),
-            shard_key_selector: key(),
-            ..Default::default()
-        })),
-        ("SetPayload", frame(&q::SetPayloadPoints {
-            collection_name: collection_name.clone(),
-            points_selector: by_id(&[7]),
-            ordering: strong(),
-            shard_key_selector: key(),
-            ..Default::default()
-        })),
-        ("OverwritePayload", frame(&q::SetPayloadPoints {
-            collection_name: collection_name.clone(),
-            points_selector: by_id(&[7]),
-            ordering: strong(),
-            shard_key_selector: key(),
-            ..Default::default()
-        })),
-        ("DeletePayload", frame(&q::DeletePayloadPoints {
-            collection_name: collection_name.clone(),
-            points_selector: by_id(&[7]),
-            ordering: strong(),
-            shard_key_selector: key(),
-            ..Default::default()
-        })),
-        ("ClearPayload", frame(&q::ClearPayloadPoints {
-            collection_name,
-            points: by_id(&[7]),
-            ordering: strong(),
-            shard_key_selector: key(),
-            ..Default::default()
-        })),
+        (
+            "Upsert",
+            frame(&q::UpsertPoints {
+                collection_name: collection_name.clone(),
+                points: vec![vectors()],
+                ordering: strong(),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+        ),
+        (
+            "Delete",
+            frame(&q::DeletePoints {
+                collection_name: collection_name.clone(),
+                points: by_id(&[7]),
+                ordering: strong(),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+        ),
+        (
+            "UpdateVectors",
+            frame(&q::UpdatePointVectors {
+                collection_name: collection_name.clone(),
+                points: vec![q::PointVectors { id: Some(7.into()), vectors: Some(vec![0.5].into()) }],
+                ordering: strong(),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+        ),
+        (
+            "DeleteVectors",
+            frame(&q::DeletePointVectors {
+                collection_name: collection_name.clone(),
+                points_selector: by_id(&[7]),
+                ordering: strong(),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+        ),
+        (
+            "SetPayload",
+            frame(&q::SetPayloadPoints {
+                collection_name: collection_name.clone(),
+                points_selector: by_id(&[7]),
+                ordering: strong(),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+        ),
+        (
+            "OverwritePayload",
+            frame(&q::SetPayloadPoints {
+                collection_name: collection_name.clone(),
+                points_selector: by_id(&[7]),
+                ordering: strong(),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+        ),
+        (
+            "DeletePayload",
+            frame(&q::DeletePayloadPoints {
+                collection_name: collection_name.clone(),
+                points_selector: by_id(&[7]),
+                ordering: strong(),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+        ),
+        (
+            "ClearPayload",
+            frame(&q::ClearPayloadPoints {
+                collection_name,
+                points: by_id(&[7]),
+                ordering: strong(),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+        ),
     ];
     for (name, body) in cases {
         let call = call(&format!("/qdrant.Points/{name}"));
         assert_eq!(call.collection(&body), Some("c"), "{name}");
-        let expected = Intent {
-            action: Action::Write(WriteOrdering::Strong),
-            scopes: smallvec![tenant(ids(&[7]))],
-        };
+        let expected =
+            Intent { action: Action::Write(WriteOrdering::Strong), scopes: smallvec![tenant(ids(&[7]))] };
         assert_eq!(call.intent(&body, DEEP), Ok(expected), "{name}");
     }
 }
@@ -140,7 +162,10 @@ fn every_read_tells_its_shard_key() {
         ("SearchGroups", frame(&q::SearchPointGroups { shard_key_selector: k(), ..Default::default() })),
         ("Scroll", frame(&q::ScrollPoints { shard_key_selector: k(), ..Default::default() })),
         ("Recommend", frame(&recommend())),
-        ("RecommendGroups", frame(&q::RecommendPointGroups { shard_key_selector: k(), ..Default::default() })),
+        (
+            "RecommendGroups",
+            frame(&q::RecommendPointGroups { shard_key_selector: k(), ..Default::default() }),
+        ),
         ("Discover", frame(&discover())),
         ("Count", frame(&q::CountPoints { shard_key_selector: k(), ..Default::default() })),
         ("Query", frame(&query())),
@@ -149,11 +174,20 @@ fn every_read_tells_its_shard_key() {
         ("SearchMatrixPairs", frame(&matrix())),
         ("SearchMatrixOffsets", frame(&matrix())),
         ("SearchBatch", frame(&q::SearchBatchPoints { search_points: vec![search()], ..Default::default() })),
-        ("RecommendBatch", frame(&q::RecommendBatchPoints { recommend_points: vec![recommend()], ..Default::default() })),
-        ("DiscoverBatch", frame(&q::DiscoverBatchPoints { discover_points: vec![discover()], ..Default::default() })),
+        (
+            "RecommendBatch",
+            frame(&q::RecommendBatchPoints { recommend_points: vec![recommend()], ..Default::default() }),
+        ),
+        (
+            "DiscoverBatch",
+            frame(&q::DiscoverBatchPoints { discover_points: vec![discover()], ..Default::default() }),
+        ),
         ("QueryBatch", frame(&q::QueryBatchPoints { query_points: vec![query()], ..Default::default() })),
     ];
-    assert_eq!(cases.len(), METHODS.iter().filter(|m| m.path.starts_with("/qdrant.Points/") && m.class == Read).count());
+    assert_eq!(
+        cases.len(),
+        METHODS.iter().filter(|m| m.path.starts_with("/qdrant.Points/") && m.class == Read).count()
+    );
     for (name, body) in cases {
         let intent = call(&format!("/qdrant.Points/{name}")).intent(&body, DEEP);
         let expected = Intent { action: Action::Read, scopes: smallvec![tenant(Points::All)] };
@@ -166,26 +200,69 @@ fn a_batch_of_updates_has_a_scope_per_operation() {
     use q::points_update_operation as op;
     let filter = || selector(PointsSelectorOneOf::Filter(Filter::must([Condition::matches("a", 1)])));
     let operations: Vec<(Operation, Points)> = vec![
-        (Operation::Upsert(op::PointStructList {
-            points: vec![PointStruct::new(UUID, vec![0.5], qdrant_client::Payload::new())],
-            shard_key_selector: key(),
-            ..Default::default()
-        }), Points::Ids(vec![PointId::from_body_str(UUID).expect("a UUID")])),
-        (Operation::SetPayload(op::SetPayload { points_selector: by_id(&[2]), shard_key_selector: key(), ..Default::default() }), ids(&[2])),
-        (Operation::OverwritePayload(op::OverwritePayload { points_selector: by_id(&[3]), shard_key_selector: key(), ..Default::default() }), ids(&[3])),
-        (Operation::DeletePayload(op::DeletePayload { points_selector: filter(), shard_key_selector: key(), ..Default::default() }), Points::All),
-        (Operation::UpdateVectors(op::UpdateVectors {
-            points: vec![q::PointVectors { id: Some(4.into()), vectors: None }],
-            shard_key_selector: key(),
-            ..Default::default()
-        }), ids(&[4])),
-        (Operation::DeleteVectors(op::DeleteVectors { points_selector: by_id(&[5]), shard_key_selector: key(), ..Default::default() }), ids(&[5])),
-        (Operation::DeletePoints(op::DeletePoints { points: by_id(&[6, 7]), shard_key_selector: key() }), ids(&[6, 7])),
-        (Operation::ClearPayload(op::ClearPayload { points: by_id(&[8]), shard_key_selector: key() }), ids(&[8])),
+        (
+            Operation::Upsert(op::PointStructList {
+                points: vec![PointStruct::new(UUID, vec![0.5], qdrant_client::Payload::new())],
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+            Points::Ids(vec![PointId::from_body_str(UUID).expect("a UUID")]),
+        ),
+        (
+            Operation::SetPayload(op::SetPayload {
+                points_selector: by_id(&[2]),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+            ids(&[2]),
+        ),
+        (
+            Operation::OverwritePayload(op::OverwritePayload {
+                points_selector: by_id(&[3]),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+            ids(&[3]),
+        ),
+        (
+            Operation::DeletePayload(op::DeletePayload {
+                points_selector: filter(),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+            Points::All,
+        ),
+        (
+            Operation::UpdateVectors(op::UpdateVectors {
+                points: vec![q::PointVectors { id: Some(4.into()), vectors: None }],
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+            ids(&[4]),
+        ),
+        (
+            Operation::DeleteVectors(op::DeleteVectors {
+                points_selector: by_id(&[5]),
+                shard_key_selector: key(),
+                ..Default::default()
+            }),
+            ids(&[5]),
+        ),
+        (
+            Operation::DeletePoints(op::DeletePoints { points: by_id(&[6, 7]), shard_key_selector: key() }),
+            ids(&[6, 7]),
+        ),
+        (
+            Operation::ClearPayload(op::ClearPayload { points: by_id(&[8]), shard_key_selector: key() }),
+            ids(&[8]),
+        ),
     ];
     let (operations, expected): (Vec<_>, Vec<_>) = operations.into_iter().unzip();
     let message = q::UpdateBatchPoints {
-        operations: operations.into_iter().map(|op| q::PointsUpdateOperation { operation: Some(op) }).collect(),
+        operations: operations
+            .into_iter()
+            .map(|op| q::PointsUpdateOperation { operation: Some(op) })
+            .collect(),
         ordering: strong(),
         ..Default::default()
     };
@@ -205,8 +282,14 @@ fn shard_keys_in_all_their_forms() {
     let (a, seven) = (ShardKey::Keyword("a".to_owned()), ShardKey::Number(7));
     assert_eq!(keys(&q::CountPoints::default()), Keys::Unspecified);
     assert_eq!(keys(&count(vec![], None)), Keys::Any(vec![]));
-    assert_eq!(keys(&count(vec!["a".to_owned().into(), 7.into()], None)), Keys::Any(vec![a.clone(), seven.clone()]));
-    assert_eq!(keys(&count(vec!["a".to_owned().into()], Some(7.into()))), Keys::WithFallback { target: a, fallback: seven });
+    assert_eq!(
+        keys(&count(vec!["a".to_owned().into(), 7.into()], None)),
+        Keys::Any(vec![a.clone(), seven.clone()])
+    );
+    assert_eq!(
+        keys(&count(vec!["a".to_owned().into()], Some(7.into()))),
+        Keys::WithFallback { target: a, fallback: seven }
+    );
     assert_eq!(intent(path, &count(vec![1.into(), 2.into()], Some(7.into()))), Err(NotUnderstood));
 }
 
@@ -214,13 +297,24 @@ fn shard_keys_in_all_their_forms() {
 fn what_qdrant_would_refuse_is_not_understood() {
     let upsert = call("/qdrant.Points/Upsert");
     let no_id = q::UpsertPoints { points: vec![PointStruct::default()], ..Default::default() };
-    let bad_uuid = q::UpsertPoints { points: vec![PointStruct { id: Some("42".into()), ..Default::default() }], ..Default::default() };
+    let bad_uuid = q::UpsertPoints {
+        points: vec![PointStruct { id: Some("42".into()), ..Default::default() }],
+        ..Default::default()
+    };
     let good = frame(&q::UpsertPoints { collection_name: "c".to_owned(), ..Default::default() });
     let mut compressed = good.clone();
     compressed[0] = 1;
     let mut longer = good.clone();
     longer[4] += 1;
-    for body in [frame(&no_id), frame(&bad_uuid), compressed, longer, good[..good.len() - 1].to_vec(), Vec::new(), vec![0; 4]] {
+    for body in [
+        frame(&no_id),
+        frame(&bad_uuid),
+        compressed,
+        longer,
+        good[..good.len() - 1].to_vec(),
+        Vec::new(),
+        vec![0; 4],
+    ] {
         assert_eq!(upsert.intent(&body, DEEP), Err(NotUnderstood), "{body:?}");
     }
     assert_eq!(call("/qdrant.Points/NewIn2030").class, Class::Unknown);
@@ -228,8 +322,13 @@ fn what_qdrant_would_refuse_is_not_understood() {
 
 #[test]
 fn nothing_is_read_that_cannot_matter() {
-    let bad_ids = frame(&q::UpsertPoints { points: vec![PointStruct::default()], ordering: strong(), ..Default::default() });
-    let intent = call("/qdrant.Points/Upsert").intent(&bad_ids, Depth::default()).expect("ids are not looked at");
+    let bad_ids = frame(&q::UpsertPoints {
+        points: vec![PointStruct::default()],
+        ordering: strong(),
+        ..Default::default()
+    });
+    let intent =
+        call("/qdrant.Points/Upsert").intent(&bad_ids, Depth::default()).expect("ids are not looked at");
     assert_eq!(intent.action, Action::Write(WriteOrdering::Strong));
     assert_eq!(intent.scopes.into_vec(), [Scope::EVERYTHING]);
 }

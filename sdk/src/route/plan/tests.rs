@@ -20,6 +20,7 @@ fn topology() -> Topology {
 #[derive(Default)]
 struct Weather {
     down: Vec<PeerId>,
+    behind: Vec<PeerId>,
     loads: HashMap<Address, u64>,
 }
 
@@ -30,6 +31,10 @@ impl Conditions for Weather {
 
     fn load(&self, at: Address) -> u64 {
         self.loads.get(&at).copied().unwrap_or(0)
+    }
+
+    fn is_current(&self, at: Address) -> bool {
+        !self.behind.iter().any(|&peer| address(peer) == at)
     }
 }
 
@@ -72,7 +77,11 @@ fn read() -> Intent {
 }
 
 /// Peer, reason and expected RPCs for every throw of some dice; they must agree on all but the peer.
-fn outcomes(collection: &Collection, intent: &Intent, weather: &Weather) -> (Vec<PeerId>, Reason, Option<u32>) {
+fn outcomes(
+    collection: &Collection,
+    intent: &Intent,
+    weather: &Weather,
+) -> (Vec<PeerId>, Reason, Option<u32>) {
     let topology = topology();
     let plans: Vec<Plan> = (0..64)
         .map(|throw| {
@@ -212,6 +221,24 @@ fn what_is_not_on_points_goes_by_its_class() {
 }
 
 #[test]
+fn nodes_that_are_behind_are_left_out_while_others_are_not() {
+    let topology = topology();
+    let peers = |class, weather: &Weather| {
+        let plans =
+            (0..64).filter_map(|throw| plan(Target::Class(class, None), &topology, weather, &[], mix(throw)));
+        let mut peers: Vec<PeerId> = plans.filter_map(|plan| plan.peer).collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers
+    };
+    let weather = Weather { behind: vec![1, 3], ..calm() };
+    assert_eq!(peers(Class::Anywhere, &weather), [2]);
+    assert_eq!(peers(Class::NodeLocal, &weather), peers(Class::NodeLocal, &calm()));
+    let all_behind = Weather { behind: vec![1, 2, 3], ..calm() };
+    assert_eq!(peers(Class::Anywhere, &all_behind), [1, 2, 3]);
+}
+
+#[test]
 fn tried_nodes_are_left_out_until_nothing_is_left() {
     let service = Address { ip: [10, 96, 0, 1].into(), rest_port: 6333, grpc_port: 6334 };
     let topology = topology().with_fallback(service);
@@ -232,7 +259,9 @@ fn tried_nodes_are_left_out_until_nothing_is_left() {
 fn with_no_usable_node_the_service_decides_and_without_one_any_node_is_better_than_none() {
     let storm = Weather { down: vec![1, 2, 3], ..calm() };
     let service = Address { ip: [10, 96, 0, 1].into(), rest_port: 6333, grpc_port: 6334 };
-    let place = |topology: &Topology| plan(Target::Class(Class::Anywhere, None), topology, &storm, &[], 1).map(|p| p.reason);
+    let place = |topology: &Topology| {
+        plan(Target::Class(Class::Anywhere, None), topology, &storm, &[], 1).map(|p| p.reason)
+    };
     assert_eq!(place(&topology().with_fallback(service)), Some(Reason::Fallback));
     assert_eq!(place(&topology()), Some(Reason::AnyNode));
     assert_eq!(place(&Topology::default()), None);

@@ -1,0 +1,41 @@
+//! A cluster of Qdrant-like nodes inside the test process.
+//!
+//! Each node has its own loopback address and Qdrant's three ports, and looks to any client like Qdrant 1.18.3 in
+//! cluster mode: it answers on either protocol, splits and forwards what it does not hold, and replicates writes. What
+//! routing is measured by is real: nodes reach each other over TCP, every forwarded operation is one request there, and the
+//! receiving node counts it in `/telemetry` under Qdrant's name for it.
+//!
+//! What is not real: points live in memory and search is exact; consensus is one lock shared by the nodes, so no node ever
+//! lags; and transfers copy from memory to memory. What Qdrant can do and this cannot is answered with 501 or
+//! `UNIMPLEMENTED`, never with a guess.
+//!
+//! A node can be killed, restarted elsewhere, frozen, slowed down and made to refuse: see [`EmbeddedNode`] and [`Fault`].
+
+mod auth;
+mod clock;
+mod consensus;
+mod distance;
+mod engine;
+mod error;
+mod fault;
+mod filter;
+mod grpc;
+mod life;
+mod listen;
+mod model;
+mod node;
+mod peer_rpc;
+mod rest;
+mod ring;
+mod shard;
+mod telemetry;
+
+pub use self::consensus::{Consensus, Refused, ReplicaState, ReshardingDirection};
+pub use self::fault::Fault;
+pub use self::node::{EmbeddedNode, NodeOptions};
+
+/// The server whose behaviour is imitated.
+const VERSION: &str = "1.18.3";
+
+#[cfg(test)]
+mod tests;

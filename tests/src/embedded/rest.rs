@@ -1,0 +1,197 @@
+//! The REST front-end: one table of routes, the envelope, and nothing that decides.
+//!
+//! The table doubles as the list of names under which telemetry counts, and says which access a route needs. Routes that
+//! Qdrant has and the embedded cluster lacks are in it too, so that a client learns the difference between "unknown" (404)
+//! and "not imitated" (501).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+
+mod body;
+mod collections;
+mod describe;
+mod points;
+mod routes;
+mod service;
+mod snapshots;
+
+use self::routes::{Need, Route, find};
+use super::auth::Access;
+use super::engine::Engine;
+use super::error::{Kind, OpError, OpResult};
+use super::fault::stall;
+
+/// Qdrant's default for the size of a JSON body.
+const MAX_BODY: usize = 32 << 20;
+
+/// A request whose route is known and whose caller may make it.
+#[derive(Debug)]
+struct Ask {
+    params: Vec<String>,
+    query: HashMap<String, String>,
+    body: Bytes,
+}
+
+/// What a handler answers.
+#[derive(Debug)]
+enum Reply {
+    /// The `result` of the usual envelope.
+    Result(Value),
+    /// 202: the work goes on.
+    Accepted,
+    /// A whole JSON document without the envelope.
+    Document(Value),
+    Text(StatusCode, &'static str),
+    File(String, Vec<u8>),
+}
+
+/// Answers one request, whatever is wrong with it.
+pub(crate) async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let began = Instant::now();
+    let path = request.uri().path().to_owned();
+    // Doubled and trailing slashes do not count.
+    let segments: Vec<String> = path
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .map(|segment| percent_decode_str(segment).decode_utf8_lossy().into_owned())
+        .collect();
+    let method = request.method().clone();
+    let found = find(method.as_str(), &segments);
+    let response = match found {
+        Some((route, params)) => respond(&engine, route, params, request, began).await,
+        // An unknown path needs a key like any other.
+        None => match engine.keys.check(request.headers()) {
+            Ok(_) => {
+                Response::builder().status(StatusCode::NOT_FOUND).body(Full::default()).unwrap_or_default()
+            }
+            Err(text) => plain(StatusCode::UNAUTHORIZED, text),
+        },
+    };
+    stall(&engine.fault).await;
+    if let Some((route, _)) = find(method.as_str(), &segments) {
+        engine.telemetry.rest(method.as_str(), route.pattern, response.status().as_u16(), began.elapsed());
+    }
+    response
+}
+
+async fn respond(
+    engine: &Arc<Engine>,
+    route: &'static Route,
+    params: Vec<String>,
+    request: Request<Incoming>,
+    began: Instant,
+) -> Response<Full<Bytes>> {
+    if route.need != Need::Nothing {
+        let access = match engine.keys.check(request.headers()) {
+            Ok(access) => access,
+            Err(text) => return plain(StatusCode::UNAUTHORIZED, text),
+        };
+        if route.need != Need::Read && access != Access::Full {
+            return envelope(Err(OpError::new(Kind::Forbidden, "Global manage access is required")), began);
+        }
+    }
+    let query = request
+        .uri()
+        .query()
+        .into_iter()
+        .flat_map(|query| query.split('&'))
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), percent_decode_str(value).decode_utf8_lossy().into_owned()))
+        .collect();
+    let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => {
+            let text = if error.is::<LengthLimitError>() {
+                format!("JSON payload has exceeded limit ({MAX_BODY} bytes).")
+            } else {
+                format!("Error that occur during reading payload: {error}.")
+            };
+            return envelope(Err(OpError::new(Kind::Invalid, text)), began);
+        }
+    };
+    envelope(route.run(engine, Ask { params, query, body }).await, began)
+}
+
+fn envelope(outcome: OpResult<Reply>, began: Instant) -> Response<Full<Bytes>> {
+    let time = began.elapsed().as_secs_f64();
+    match outcome {
+        Ok(Reply::Result(result)) => {
+            document(StatusCode::OK, &json!({ "result": result, "status": "ok", "time": time }))
+        }
+        Ok(Reply::Accepted) => document(StatusCode::ACCEPTED, &json!({ "status": "accepted", "time": time })),
+        Ok(Reply::Document(value)) => document(StatusCode::OK, &value),
+        Ok(Reply::Text(status, text)) => plain(status, text),
+        Ok(Reply::File(name, content)) => {
+            let mut response = Response::new(Full::new(content.into()));
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+            if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")) {
+                headers.insert(http::header::CONTENT_DISPOSITION, value);
+            }
+            response
+        }
+        Err(error) => {
+            // What never reached a handler took no time worth telling, and Qdrant says so.
+            let time = if error.kind == Kind::Invalid { 0.0 } else { time };
+            document(error.http_status(), &json!({ "status": { "error": error.to_string() }, "time": time }))
+        }
+    }
+}
+
+fn document(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(value.to_string().into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+// === impl Ask ===
+
+impl Ask {
+    fn param(&self, index: usize) -> &str {
+        self.params.get(index).map_or("", String::as_str)
+    }
+
+    /// A flag of the query string; off when absent.
+    fn flag(&self, name: &str, default: bool) -> OpResult<bool> {
+        match self.query.get(name).map(String::as_str) {
+            None => Ok(default),
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(_) => Err(OpError::new(
+                Kind::Invalid,
+                "Deserialize error in query parameters: provided string was not `true` or `false`".to_owned(),
+            )),
+        }
+    }
+
+    fn number(&self, name: &str) -> OpResult<Option<u64>> {
+        self.query
+            .get(name)
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    OpError::new(
+                        Kind::Invalid,
+                        "Deserialize error in query parameters: invalid digit found in string",
+                    )
+                })
+            })
+            .transpose()
+    }
+}

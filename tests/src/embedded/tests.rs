@@ -1,0 +1,578 @@
+//! Whole nodes, spoken to over their ports.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use qdrant_client::Qdrant;
+use qdrant_client::qdrant as pb;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Some nodes on addresses that no other test uses.
+struct Nodes {
+    nodes: Vec<EmbeddedNode>,
+    consensus: Arc<Consensus>,
+    http: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Nodes {
+    async fn start(block: u8, count: u8) -> Self {
+        Self::with(block, count, |_| {}).await
+    }
+
+    async fn with(block: u8, count: u8, adjust: impl Fn(&mut NodeOptions)) -> Self {
+        let consensus = Consensus::new();
+        let mut nodes = Vec::new();
+        for index in 0..count {
+            let mut options = NodeOptions {
+                ip: IpAddr::V4(Ipv4Addr::new(127, 77, block, index + 1)),
+                rest_port: 6333,
+                grpc_port: 6334,
+                p2p_port: 6335,
+                peer_id: 1000 + u64::from(index),
+                uri_host: format!("qdrant-{index}.qdrant-headless"),
+                api_key: None,
+                read_only_api_key: None,
+                cluster_enabled: true,
+            };
+            adjust(&mut options);
+            nodes.push(EmbeddedNode::start(options, Arc::clone(&consensus)).await.expect("a node"));
+        }
+        Self { nodes, consensus, http: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    async fn raw(
+        &self,
+        node: usize,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        body: &str,
+    ) -> (u16, String) {
+        self.try_raw(node, method, path, key, body).await.expect("an answer")
+    }
+
+    async fn try_raw(
+        &self,
+        node: usize,
+        method: &str,
+        path: &str,
+        key: Option<&str>,
+        body: &str,
+    ) -> Result<(u16, String), hyper_util::client::legacy::Error> {
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}:6333{path}", self.nodes[node].ip()));
+        if let Some(key) = key {
+            request = request.header("api-key", key);
+        }
+        let request = request.body(Full::from(body.to_owned())).expect("a request");
+        let response = self.http.request(request).await?;
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    async fn ask(&self, node: usize, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let (status, text) = self.raw(node, method, path, None, &body.to_string()).await;
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// Asks for something that must succeed.
+    async fn ok(&self, node: usize, method: &str, path: &str, body: Value) -> Value {
+        let (status, mut answer) = self.ask(node, method, path, body).await;
+        assert_eq!(status, 200, "{method} {path}: {answer}");
+        answer["result"].take()
+    }
+
+    async fn create(&self, name: &str, shards: u32, replicas: u32) {
+        let body = json!({
+            "vectors": { "size": 2, "distance": "Dot" }, "shard_number": shards, "replication_factor": replicas,
+        });
+        self.ok(0, "PUT", &format!("/collections/{name}"), body).await;
+    }
+
+    async fn upsert(&self, node: usize, name: &str, ids: impl IntoIterator<Item = u64>) -> (u16, Value) {
+        let points: Vec<Value> = ids
+            .into_iter()
+            .map(|id| json!({ "id": id, "vector": [id, 1], "payload": { "n": id } }))
+            .collect();
+        self.ask(node, "PUT", &format!("/collections/{name}/points?wait=true"), json!({ "points": points }))
+            .await
+    }
+
+    /// Internal data-plane calls received by all nodes so far.
+    async fn internal(&self, path: &str) -> u64 {
+        let mut sum = 0;
+        for node in 0..self.nodes.len() {
+            let telemetry = self.ok(node, "GET", "/telemetry", json!({})).await;
+            let codes = &telemetry["requests"]["grpc"]["responses"][path];
+            sum +=
+                codes.as_object().into_iter().flatten().filter_map(|(_, c)| c["count"].as_u64()).sum::<u64>();
+        }
+        sum
+    }
+
+    /// A node that holds a replica of the shard of `id`, and one that does not, if there are such.
+    fn holders(&self, name: &str, id: u64) -> (Option<usize>, Option<usize>) {
+        let meta = self.consensus.collection(name).expect("a collection");
+        let shard = meta.rings[&None].shards(&model::PointId::Num(id))[0];
+        let holds = |index: &usize| meta.shards[&shard].replicas.contains_key(&self.nodes[*index].peer_id());
+        ((0..self.nodes.len()).find(holds), (0..self.nodes.len()).find(|index| !holds(index)))
+    }
+
+    async fn wait(&self, what: &str, done: impl AsyncFn() -> bool) {
+        let began = Instant::now();
+        while !done().await {
+            assert!(began.elapsed() < Duration::from_secs(10), "{what} takes too long");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn grpc(&self, node: usize) -> Qdrant {
+        Qdrant::from_url(&format!("http://{}:6334", self.nodes[node].ip()))
+            .skip_compatibility_check()
+            .build()
+            .expect("a client")
+    }
+}
+
+const UPSERT: &str = "/qdrant.PointsInternal/Upsert";
+
+#[tokio::test]
+async fn upserts_cost_the_hops_they_cost_in_qdrant() {
+    let nodes = Nodes::start(1, 3).await;
+    for (replicas, at_holder, elsewhere) in [(1, 0, 1), (2, 1, 2), (3, 2, 0)] {
+        let name = format!("rf{replicas}");
+        nodes.create(&name, 6, replicas).await;
+        for id in 0..10 {
+            let (holder, other) = nodes.holders(&name, id);
+            for (node, cost) in [(holder, at_holder), (other, elsewhere)] {
+                let Some(node) = node else { continue };
+                let before = nodes.internal(UPSERT).await;
+                let (status, answer) = nodes.upsert(node, &name, [id]).await;
+                assert_eq!((status, &answer["result"]["status"]), (200, &json!("completed")));
+                assert_eq!(
+                    nodes.internal(UPSERT).await - before,
+                    cost,
+                    "rf {replicas}, id {id}, node {node}"
+                );
+            }
+        }
+        let counted = nodes.ok(0, "POST", &format!("/collections/{name}/points/count"), json!({})).await;
+        assert_eq!(counted["count"], 10);
+    }
+}
+
+#[tokio::test]
+async fn ordered_writes_go_through_the_highest_peer() {
+    let nodes = Nodes::start(2, 3).await;
+    nodes.create("c", 1, 3).await;
+    for (node, cost) in [(0, 3), (2, 2)] {
+        let before = nodes.internal(UPSERT).await;
+        let body = json!({ "points": [{ "id": 1, "vector": [1, 1] }] });
+        nodes.ok(node, "PUT", "/collections/c/points?wait=true&ordering=medium", body).await;
+        assert_eq!(nodes.internal(UPSERT).await - before, cost);
+    }
+}
+
+#[tokio::test]
+async fn reads_ask_every_shard_and_hedge() {
+    let nodes = Nodes::start(3, 3).await;
+    nodes.create("c", 6, 1).await;
+    nodes.upsert(0, "c", 0..50).await;
+    let before = nodes.internal("/qdrant.PointsInternal/Get").await;
+    let point = nodes.ok(0, "GET", "/collections/c/points/7", json!({})).await;
+    assert_eq!(point, json!({ "id": 7, "payload": { "n": 7 }, "vector": [7.0, 1.0] }));
+    assert_eq!(nodes.internal("/qdrant.PointsInternal/Get").await - before, 4);
+
+    let found =
+        nodes.ok(1, "POST", "/collections/c/points/query", json!({ "query": [1, 0], "limit": 2 })).await;
+    assert_eq!(found["points"][0]["id"], 49);
+    let page = nodes.ok(2, "POST", "/collections/c/points/scroll", json!({ "limit": 3, "offset": 10 })).await;
+    assert_eq!(page["next_page_offset"], 13);
+
+    nodes.create("two", 1, 2).await;
+    nodes.upsert(0, "two", [1]).await;
+    let (_, other) = nodes.holders("two", 1);
+    let before = nodes.internal("/qdrant.PointsInternal/Count").await;
+    nodes.ok(other.expect("a node without"), "POST", "/collections/two/points/count", json!({})).await;
+    let hedged = nodes.internal("/qdrant.PointsInternal/Count").await - before;
+    assert!((1..=2).contains(&hedged), "{hedged}");
+}
+
+#[tokio::test]
+async fn a_killed_node_is_declared_dead_by_writes_and_heals() {
+    let nodes = Nodes::start(4, 3).await;
+    nodes.create("c", 3, 2).await;
+    nodes.upsert(0, "c", 0..30).await;
+    let (_, commit) = nodes.consensus.epoch();
+    nodes.nodes[0].kill().await;
+    assert!(nodes.try_raw(0, "GET", "/", None, "").await.is_err());
+    assert!(nodes.consensus.epoch().1 > commit, "a new leader");
+    let (status, answer) = nodes.upsert(1, "c", 30..60).await;
+    assert_eq!(status, 200, "{answer}");
+    let states = nodes.consensus.replicas("c").expect("replicas");
+    assert!(states.values().filter_map(|peers| peers.get(&1000)).all(|state| *state == ReplicaState::Dead));
+
+    nodes.nodes[0].restart().await.expect("restarted");
+    nodes.wait("healing", async || nodes.nodes[0].settled().await).await;
+    for node in 0..3 {
+        let counted = nodes.ok(node, "POST", "/collections/c/points/count", json!({})).await;
+        assert_eq!(counted["count"], 60);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_comes_back_under_another_address() {
+    let nodes = Nodes::start(5, 2).await;
+    nodes.create("c", 2, 1).await;
+    nodes.upsert(0, "c", 0..20).await;
+    nodes.nodes[1].restart_at(IpAddr::V4(Ipv4Addr::new(127, 77, 5, 9))).await.expect("restarted");
+    let counted = nodes.ok(0, "POST", "/collections/c/points/count", json!({})).await;
+    assert_eq!(counted["count"], 20);
+    assert_eq!(nodes.ok(1, "GET", "/cluster", json!({})).await["peer_id"], 1001);
+}
+
+#[tokio::test]
+async fn faults_do_what_they_are_called() {
+    let nodes = Nodes::start(6, 3).await;
+    nodes.ok(1, "GET", "/cluster", json!({})).await;
+
+    nodes.nodes[1].set_fault(Some(Fault::Hang));
+    let silent =
+        tokio::time::timeout(Duration::from_millis(300), nodes.ask(1, "GET", "/cluster", json!({}))).await;
+    assert!(silent.is_err());
+    nodes.nodes[1].set_fault(None);
+    nodes.ok(1, "GET", "/cluster", json!({})).await;
+
+    nodes.nodes[1].set_fault(Some(Fault::Slow(Duration::from_millis(200))));
+    let began = Instant::now();
+    assert_eq!(nodes.raw(1, "GET", "/healthz", None, "").await.1, "healthz check passed");
+    assert!(began.elapsed() >= Duration::from_millis(200));
+
+    nodes.nodes[1].set_fault(Some(Fault::Refuse));
+    assert!(tokio::net::TcpStream::connect((nodes.nodes[1].ip(), 6333)).await.is_err());
+    assert!(nodes.try_raw(1, "GET", "/", None, "").await.is_err());
+    nodes.nodes[1].set_fault(None);
+    assert!(tokio::net::TcpStream::connect((nodes.nodes[1].ip(), 6333)).await.is_ok());
+    assert!(nodes.try_raw(1, "GET", "/", None, "").await.is_ok());
+}
+
+#[tokio::test]
+async fn the_official_client_is_at_home() {
+    let nodes = Nodes::start(7, 3).await;
+    let client = nodes.grpc(0);
+    client
+        .create_collection(
+            pb::CreateCollectionBuilder::new("c")
+                .vectors_config(pb::VectorParamsBuilder::new(2, pb::Distance::Cosine))
+                .shard_number(6)
+                .replication_factor(2),
+        )
+        .await
+        .expect("created");
+    let points: Vec<pb::PointStruct> = (0..20u64)
+        .map(|id| {
+            let payload =
+                qdrant_client::Payload::try_from(json!({ "even": id % 2 == 0 })).expect("a payload");
+            pb::PointStruct::new(id, vec![id as f32, 1.0], payload)
+        })
+        .collect();
+    let result =
+        client.upsert_points(pb::UpsertPointsBuilder::new("c", points).wait(true)).await.expect("upserted");
+    assert_eq!(result.result.expect("a result").status(), pb::UpdateStatus::Completed);
+
+    let other = nodes.grpc(1);
+    let got = other
+        .get_points(
+            pb::GetPointsBuilder::new("c", vec![5.into(), 3.into()]).with_payload(true).with_vectors(true),
+        )
+        .await
+        .expect("points");
+    assert_eq!(
+        got.result.iter().map(|point| point.id.clone()).collect::<Vec<_>>(),
+        vec![Some(5.into()), Some(3.into())]
+    );
+    let filter = pb::Filter::must([pb::Condition::matches("even", true)]);
+    let found = other
+        .query(pb::QueryPointsBuilder::new("c").query(pb::PointId::from(19)).filter(filter.clone()).limit(3))
+        .await
+        .expect("found");
+    assert_eq!(found.result[0].id, Some(18.into()));
+    let counted =
+        other.count(pb::CountPointsBuilder::new("c").filter(filter).exact(true)).await.expect("counted");
+    assert_eq!(counted.result.map(|result| result.count), Some(10));
+    let info = client.collection_cluster_info("c").await.expect("placement");
+    assert_eq!((info.shard_count, info.local_shards.len() + info.remote_shards.len()), (6, 12));
+    assert_eq!(
+        client.collection_info("c").await.expect("info").result.and_then(|info| info.points_count),
+        Some(20)
+    );
+    assert!(client.create_snapshot("c").await.is_ok());
+    let refused = client.count(pb::CountPointsBuilder::new("nowhere")).await.expect_err("no such collection");
+    assert!(refused.to_string().contains("Not found: Collection `nowhere` doesn't exist!"), "{refused}");
+    assert_eq!(client.health_check().await.expect("health").version, "1.18.3");
+}
+
+#[tokio::test]
+async fn custom_shards_have_keys_and_their_own_rings() {
+    let nodes = Nodes::start(8, 3).await;
+    let body = json!({
+        "vectors": { "size": 2, "distance": "Dot" }, "sharding_method": "custom", "shard_number": 2,
+    });
+    nodes.ok(0, "PUT", "/collections/c", body).await;
+    nodes.ok(1, "PUT", "/collections/c/shards", json!({ "shard_key": "a" })).await;
+    nodes.ok(2, "PUT", "/collections/c/shards", json!({ "shard_key": 7 })).await;
+    let view = nodes.ok(0, "GET", "/collections/c/cluster", json!({})).await;
+    let mut rows: Vec<(u64, Value)> = ["local_shards", "remote_shards"]
+        .iter()
+        .flat_map(|name| view[name].as_array().cloned().unwrap_or_default())
+        .map(|row| (row["shard_id"].as_u64().unwrap_or(0), row["shard_key"].clone()))
+        .collect();
+    rows.sort_by_key(|row| row.0);
+    assert_eq!(rows, vec![(1, json!("a")), (2, json!("a")), (3, json!(7)), (4, json!(7))]);
+
+    let point = json!({ "id": 1, "vector": [1, 1] });
+    let (status, answer) =
+        nodes.ask(0, "PUT", "/collections/c/points?wait=true", json!({ "points": [point] })).await;
+    assert_eq!((status, &answer["status"]["error"]), (400, &json!("Wrong input: Shard key not specified")));
+    let body = json!({ "points": [point], "shard_key": "a" });
+    nodes.ok(0, "PUT", "/collections/c/points?wait=true", body).await;
+    let found =
+        nodes.ok(1, "POST", "/collections/c/points", json!({ "ids": [1], "shard_key": ["a", 7] })).await;
+    assert_eq!(found[0]["shard_key"], "a");
+    let (status, answer) =
+        nodes.ask(1, "POST", "/collections/c/points", json!({ "ids": [1], "shard_key": "b" })).await;
+    assert_eq!((status, &answer["status"]["error"]), (400, &json!("Bad request: Shard key \"b\" not found")));
+}
+
+#[tokio::test]
+async fn shards_move_and_multiply_with_their_points() {
+    let nodes = Nodes::start(9, 3).await;
+    nodes.create("c", 3, 1).await;
+    nodes.upsert(0, "c", 0..100).await;
+    let (_, commit) = nodes.consensus.epoch();
+    let from = *nodes.consensus.replicas("c").expect("replicas")[&0].keys().next().expect("a holder");
+    let to = if from == 1000 { 1001 } else { 1000 };
+    nodes.consensus.move_shard("c", 0, from, to).await.expect("moved");
+    assert!(nodes.consensus.epoch().1 >= commit + 2);
+
+    let target = nodes.consensus.start_resharding("c", ReshardingDirection::Up).expect("started");
+    assert_eq!(target, 3);
+    nodes.upsert(1, "c", 100..200).await;
+    let view = nodes.ok(0, "GET", "/collections/c/cluster", json!({})).await;
+    assert_eq!(view["resharding_operations"][0]["direction"], "up");
+    nodes.consensus.finish_resharding("c").await.expect("finished");
+    let down = nodes.consensus.start_resharding("c", ReshardingDirection::Down).expect("started");
+    assert_eq!(down, 3);
+    nodes.upsert(2, "c", 200..250).await;
+    for node in 0..3 {
+        let page = nodes.ok(node, "POST", "/collections/c/points/scroll", json!({ "limit": 1000 })).await;
+        assert_eq!(page["points"].as_array().map(Vec::len), Some(250));
+    }
+    nodes.consensus.finish_resharding("c").await.expect("finished");
+    let page = nodes.ok(0, "POST", "/collections/c/points/scroll", json!({ "limit": 1000 })).await;
+    assert_eq!(page["points"].as_array().map(Vec::len), Some(250));
+    assert_eq!(nodes.ok(0, "POST", "/collections/c/points/count", json!({})).await["count"], 250);
+}
+
+#[tokio::test]
+async fn keys_are_asked_for() {
+    let nodes = Nodes::with(10, 1, |options| {
+        options.api_key = Some("rw".to_owned());
+        options.read_only_api_key = Some("ro".to_owned());
+    })
+    .await;
+    let create = json!({ "vectors": { "size": 2, "distance": "Dot" } }).to_string();
+    assert_eq!(nodes.raw(0, "GET", "/healthz", None, "").await.0, 200);
+    let (status, text) = nodes.raw(0, "GET", "/collections", None, "").await;
+    assert_eq!((status, text.as_str()), (401, "Must provide an API key or an Authorization bearer token"));
+    assert_eq!(nodes.raw(0, "GET", "/nowhere", None, "").await.0, 401);
+    assert_eq!(nodes.raw(0, "GET", "/collections", Some("no"), "").await.1, "Invalid API key or JWT");
+    assert_eq!(nodes.raw(0, "GET", "/cluster", Some("ro"), "").await.0, 200);
+    assert_eq!(nodes.raw(0, "PUT", "/collections/c", Some("ro"), &create).await.0, 403);
+    assert_eq!(nodes.raw(0, "PUT", "/collections/c", Some("rw"), &create).await.0, 200);
+    assert!(nodes.grpc(0).list_collections().await.is_err());
+    assert!(nodes.grpc(0).health_check().await.is_ok());
+}
+
+#[tokio::test]
+async fn mistakes_are_answered_in_qdrants_words() {
+    let nodes = Nodes::start(11, 1).await;
+    nodes.create("c", 1, 1).await;
+    let (status, answer) = nodes.ask(0, "GET", "/collections/x", json!({})).await;
+    assert_eq!(
+        (status, &answer["status"]["error"]),
+        (404, &json!("Not found: Collection `x` doesn't exist!"))
+    );
+    let (status, text) = nodes.raw(0, "PUT", "/collections/c/points", None, "{\"points\":").await;
+    assert_eq!(status, 400);
+    assert!(text.contains("Format error in JSON body: EOF"), "{text}");
+    let (status, answer) = nodes.ask(0, "PUT", "/collections/c/points", json!({ "points": [] })).await;
+    assert_eq!((status, &answer["status"]["error"]), (400, &json!("Bad request: Empty update request")));
+    let body = json!({ "points": [{ "id": 1, "vector": [1, 2, 3] }] });
+    assert_eq!(nodes.ask(0, "PUT", "/collections/c/points?wait=true", body.clone()).await.0, 400);
+    assert_eq!(nodes.ask(0, "PUT", "/collections/c/points", body).await.0, 200);
+    assert_eq!(nodes.raw(0, "GET", "/nowhere", None, "").await, (404, String::new()));
+    assert_eq!(nodes.ask(0, "POST", "/collections/c/points/discover", json!({})).await.0, 501);
+    let twice = json!({ "vectors": { "size": 2, "distance": "Dot" } });
+    assert_eq!(nodes.ask(0, "PUT", "/collections/c", twice).await.0, 409);
+    assert_eq!(nodes.ok(0, "DELETE", "/collections/nothing", json!({})).await, json!(false));
+}
+
+#[tokio::test]
+async fn snapshots_stay_where_they_were_made() {
+    let nodes = Nodes::start(12, 2).await;
+    nodes.create("c", 2, 1).await;
+    let made = nodes.ok(0, "POST", "/collections/c/snapshots", json!({})).await;
+    let name = made["name"].as_str().expect("a name").to_owned();
+    assert!(name.starts_with("c-1000-"), "{name}");
+    assert_eq!(
+        nodes.ok(0, "GET", "/collections/c/snapshots", json!({})).await.as_array().map(Vec::len),
+        Some(1)
+    );
+    assert_eq!(nodes.ok(1, "GET", "/collections/c/snapshots", json!({})).await, json!([]));
+    assert_eq!(nodes.raw(0, "GET", &format!("/collections/c/snapshots/{name}"), None, "").await.0, 200);
+    assert_eq!(nodes.raw(1, "GET", &format!("/collections/c/snapshots/{name}"), None, "").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_frozen_replica_holds_writes_up_until_it_counts_as_dead() {
+    let nodes = Nodes::start(13, 3).await;
+    nodes.create("c", 1, 3).await;
+    nodes.nodes[1].set_fault(Some(Fault::Hang));
+    let began = Instant::now();
+    let (status, answer) = nodes.upsert(0, "c", [1]).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
+    assert_eq!(nodes.consensus.replicas("c").expect("replicas")[&0][&1001], ReplicaState::Dead);
+    nodes.nodes[1].set_fault(None);
+    nodes.wait("healing", async || nodes.nodes[1].settled().await).await;
+    let shard = json!({ "ids": [1] });
+    assert_eq!(nodes.ok(1, "POST", "/collections/c/shards/0/points", shard).await[0]["id"], 1);
+}
+
+#[tokio::test]
+async fn a_state_set_by_a_test_stays() {
+    let nodes = Nodes::start(14, 2).await;
+    nodes.create("c", 1, 2).await;
+    nodes.consensus.set_replica_state("c", 0, 1001, ReplicaState::Dead).expect("set");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(nodes.consensus.replicas("c").expect("replicas")[&0][&1001], ReplicaState::Dead);
+    let before = nodes.internal("/qdrant.PointsInternal/Count").await;
+    nodes.ok(1, "POST", "/collections/c/points/count", json!({})).await;
+    assert_eq!(nodes.internal("/qdrant.PointsInternal/Count").await - before, 1);
+    nodes.consensus.set_replica_state("c", 0, 1001, ReplicaState::Active).expect("set");
+    nodes.ok(1, "POST", "/collections/c/points/count", json!({})).await;
+    assert_eq!(nodes.internal("/qdrant.PointsInternal/Count").await - before, 1);
+}
+
+#[tokio::test]
+async fn an_idle_rest_connection_ends_after_five_seconds() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let nodes = Nodes::start(15, 1).await;
+    let mut stream = tokio::net::TcpStream::connect((nodes.nodes[0].ip(), 6333)).await.expect("connected");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+    let began = Instant::now();
+    let mut all = Vec::new();
+    tokio::time::timeout(Duration::from_secs(8), stream.read_to_end(&mut all))
+        .await
+        .expect("closed")
+        .expect("read");
+    assert!(all.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&all));
+    assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn batches_run_in_order_and_stop_at_the_first_error() {
+    let nodes = Nodes::start(16, 3).await;
+    nodes.create("c", 6, 1).await;
+    let batch = |operations: Value| json!({ "operations": operations });
+    let upsert = json!({ "upsert": { "batch": {
+        "ids": [1, 2, 3], "vectors": [[1, 1], [2, 1], [3, 1]], "payloads": [{ "a": 1 }, null, { "a": 3 }],
+    } } });
+    let done = nodes
+        .ok(
+            0,
+            "POST",
+            "/collections/c/points/batch?wait=true",
+            batch(json!([
+                upsert,
+                { "set_payload": { "payload": { "b": true }, "points": [1, 2] } },
+                { "delete_payload": { "keys": ["a"], "filter": { "must": [{ "has_id": [1] }] } } },
+                { "delete": { "points": [3] } },
+            ])),
+        )
+        .await;
+    assert_eq!(done.as_array().map(Vec::len), Some(4));
+    let found =
+        nodes.ok(1, "POST", "/collections/c/points", json!({ "ids": [3, 2, 1], "with_payload": true })).await;
+    assert_eq!(found, json!([{ "id": 2, "payload": { "b": true } }, { "id": 1, "payload": { "b": true } }]));
+    let (status, _) = nodes
+        .ask(
+            0,
+            "POST",
+            "/collections/c/points/batch?wait=true",
+            batch(json!([{ "clear_payload": { "points": [1, 99] } }, { "delete": { "points": [1] } }])),
+        )
+        .await;
+    assert_eq!(status, 404);
+    assert_eq!(nodes.ok(2, "GET", "/collections/c/points/1", json!({})).await["payload"], json!({}));
+}
+
+#[tokio::test]
+async fn no_write_is_lost_or_doubled_while_shards_change() {
+    let nodes = Nodes::start(18, 3).await;
+    nodes.create("c", 3, 2).await;
+    let write = async {
+        for id in 0..300 {
+            let (status, answer) = nodes.upsert((id % 3) as usize, "c", [id, id + 1000]).await;
+            assert_eq!(status, 200, "{answer}");
+        }
+    };
+    let change = async {
+        for direction in [ReshardingDirection::Up, ReshardingDirection::Down, ReshardingDirection::Up] {
+            nodes.consensus.start_resharding("c", direction).expect("started");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            nodes.consensus.finish_resharding("c").await.expect("finished");
+            let replicas = nodes.consensus.replicas("c").expect("replicas");
+            let holders: Vec<u64> = replicas[&0].keys().copied().collect();
+            let free = (1000..1003).find(|peer| !holders.contains(peer)).expect("a free peer");
+            nodes.consensus.move_shard("c", 0, holders[0], free).await.expect("moved");
+        }
+    };
+    tokio::join!(write, change);
+    for node in 0..3 {
+        let counted = nodes.ok(node, "POST", "/collections/c/points/count", json!({})).await;
+        assert_eq!(counted["count"], 600);
+    }
+}
+
+#[tokio::test]
+async fn the_standard_health_service_answers_without_a_key() {
+    let nodes = Nodes::with(17, 1, |options| options.api_key = Some("rw".to_owned())).await;
+    let http2: Client<HttpConnector, Full<Bytes>> =
+        Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    let request =
+        http::Request::post(format!("http://{}:6334/grpc.health.v1.Health/Check", nodes.nodes[0].ip()))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Full::from(vec![0; 5]))
+            .expect("a request");
+    let answer = http2.request(request).await.expect("an answer");
+    let collected = answer.into_body().collect().await.expect("a body");
+    assert_eq!(
+        collected.trailers().and_then(|trailers| trailers.get("grpc-status")),
+        Some(&http::HeaderValue::from_static("0"))
+    );
+    assert_eq!(&collected.to_bytes()[..], [0, 0, 0, 0, 2, 8, 1]);
+}
