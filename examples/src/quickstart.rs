@@ -7,7 +7,8 @@
 use std::error::Error;
 
 use qdrant_client::qdrant::{
-    CreateCollectionBuilder, Distance, PointStruct, QueryPointsBuilder, UpsertPointsBuilder, VectorParamsBuilder,
+    CreateCollectionBuilder, Distance, PointStruct, QueryPointsBuilder, UpsertPointsBuilder,
+    VectorParamsBuilder,
 };
 use qdrant_router::Qdrant;
 
@@ -23,7 +24,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let emma = PointStruct::new(2, vec![0.1, 0.9, 0.4, 0.1], [("title", "Emma".into())]);
     client.upsert_points(UpsertPointsBuilder::new("quickstart", vec![dune, emma]).wait(true)).await?;
 
-    let query = QueryPointsBuilder::new("quickstart").query(vec![1.0, 0.0, 0.0, 0.5]).limit(1).with_payload(true);
+    let query =
+        QueryPointsBuilder::new("quickstart").query(vec![1.0, 0.0, 0.0, 0.5]).limit(1).with_payload(true);
     for point in client.query(query).await?.result {
         println!("{:?} scores {}", point.payload["title"].as_str(), point.score);
     }

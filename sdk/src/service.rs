@@ -239,7 +239,7 @@ impl Router {
                 routed.answered = true;
                 // A gRPC error comes with a success of HTTP; taking it for a change does no harm.
                 if call.class == Class::Consensus && response.status().is_success() {
-                    dispatcher.topology.note_change(plan.address, job.collection.take());
+                    dispatcher.topology.note_change(plan.address, job.collection.as_deref());
                 }
                 let mut response =
                     response.map(|body| ResponseBody(ResponseBodyKind::Node(body, Some(in_flight))));

@@ -50,10 +50,11 @@ impl Stage {
 
         let (rest, grpc, admin) = addresses;
         let stage = Self { cluster, router, rest, grpc, admin, _stop: stop };
-        stage.wait_for("the router to find the nodes", async || {
-            stage.router.topology().snapshot().nodes().len() == 3
-        })
-        .await?;
+        stage
+            .wait_for("the router to find the nodes", async || {
+                stage.router.topology().snapshot().nodes().len() == 3
+            })
+            .await?;
         Ok(stage)
     }
 
@@ -84,7 +85,11 @@ impl Stage {
         .await
     }
 
-    pub(crate) async fn wait_for(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) -> Result<(), Error> {
+    pub(crate) async fn wait_for(
+        &self,
+        what: &str,
+        mut holds: impl AsyncFnMut() -> bool,
+    ) -> Result<(), Error> {
         let deadline = Instant::now() + DEADLINE;
         let mut pause = tokio::time::interval(Duration::from_millis(20));
         while !holds().await {

@@ -2,9 +2,7 @@
 
 use qdrant_client::{
     Payload, Qdrant,
-    qdrant::{
-        CountPointsBuilder, GetPointsBuilder, PointStruct, QueryPointsBuilder, UpsertPointsBuilder,
-    },
+    qdrant::{CountPointsBuilder, GetPointsBuilder, PointStruct, QueryPointsBuilder, UpsertPointsBuilder},
 };
 use serde_json::json;
 

@@ -199,7 +199,7 @@ fn absolute_names(name: &str, search: &[Name]) -> Vec<Name> {
             let zone = search
                 .iter()
                 .filter(|domain| domain.iter().next() == Some(b"svc"))
-                .map(|domain| domain.base_name())
+                .map(Name::base_name)
                 .next();
             if let Some(best) = zone.and_then(|zone| base.clone().append_domain(&zone).ok()) {
                 names.retain(|name| *name != best);

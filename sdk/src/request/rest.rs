@@ -212,8 +212,8 @@ fn ordering(query: Option<&str>) -> WriteOrdering {
 mod tests {
     use super::*;
 
-    fn of(method: Method, uri: &str) -> Call {
-        call(&method, &uri.parse().expect("a URI"))
+    fn of(method: &Method, uri: &str) -> Call {
+        call(method, &uri.parse().expect("a URI"))
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
                 Patch => Method::PATCH,
                 Delete => Method::DELETE,
             };
-            let call = of(method, &path.replace("{c}", "my%20books").replace("{}", "17"));
+            let call = of(&method, &path.replace("{c}", "my%20books").replace("{}", "17"));
             assert_eq!(call.class, class, "{path}");
             assert_eq!(call.collection.is_some(), path.contains("{c}"), "{path}");
             assert!(call.collection.is_none_or(|name| name == "my books"), "{path}");
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn slashes_are_normalised_as_qdrant_does() {
         for uri in ["/collections/c/points/", "//collections//c/points", "/collections/c/points?wait=true"] {
-            let call = of(Method::PUT, uri);
+            let call = of(&Method::PUT, uri);
             assert_eq!((call.class, call.collection.as_deref()), (Class::Write, Some("c")), "{uri}");
         }
     }
@@ -251,7 +251,7 @@ mod tests {
             (Method::OPTIONS, "/collections/c/points"),
             (Method::GET, "/no/such/path"),
         ] {
-            assert_eq!(of(method, uri).class, Class::Unknown, "{uri}");
+            assert_eq!(of(&method, uri).class, Class::Unknown, "{uri}");
         }
     }
 
@@ -263,7 +263,7 @@ mod tests {
             ("?wait=true&ordering=medium", WriteOrdering::Medium),
             ("?ordering=strong&timeout=3", WriteOrdering::Strong),
         ] {
-            assert_eq!(of(Method::PUT, &format!("/collections/c/points{query}")).ordering, expected);
+            assert_eq!(of(&Method::PUT, &format!("/collections/c/points{query}")).ordering, expected);
         }
     }
 }

@@ -10,7 +10,7 @@
 //! snapshot until it knows their name.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -293,14 +293,16 @@ impl TopologyHandle {
     ///
     /// Consensus brings it to the other nodes a little later. Until they are known to have it, those
     /// that do are preferred for what the change concerns: see [`Change::is_applied_by`].
-    pub fn note_change(&self, by: Address, collection: Option<String>) {
+    pub fn note_change(&self, by: Address, collection: Option<&str>) {
         self.shared.change.rcu(|last| Change {
             number: last.number + 1,
             by: Some(by),
             // Of two changes under way, only "everything" covers both.
-            collection: collection.clone().filter(|name| {
-                self.snapshot().applied.covers(last) || last.collection.as_ref() == Some(name)
-            }),
+            collection: collection
+                .filter(|&name| {
+                    self.snapshot().applied.covers(last) || last.collection.as_deref() == Some(name)
+                })
+                .map(str::to_owned),
         });
         self.refresh();
     }
@@ -395,8 +397,8 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             member.listed = self.candidates.nodes.binary_search(address).is_ok();
         }
         for address in self.candidates.nodes.clone() {
-            if !self.members.contains_key(&address) {
-                self.members.insert(address, Member { listed: true, ..Member::default() });
+            if let Entry::Vacant(entry) = self.members.entry(address) {
+                entry.insert(Member { listed: true, ..Member::default() });
                 self.probe(address);
             }
         }

@@ -1,0 +1,146 @@
+//! The program as its users start it: what it says, and how it ends.
+
+use std::{
+    io::Read,
+    net::{IpAddr, TcpListener},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use http::StatusCode;
+use testkit::{Block, Cluster, Rest};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running `qdrant-router serve`; killed when dropped.
+struct Program(Child);
+
+impl Program {
+    fn serve(ip: IpAddr, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qdrant-router"));
+        command
+            .arg("serve")
+            .arg(format!("--listen-rest={ip}:6333"))
+            .arg(format!("--listen-grpc={ip}:6334"))
+            .arg(format!("--listen-admin={ip}:9633"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        Self(command.spawn().expect("the program starts"))
+    }
+
+    /// What it says until its end, and how it ends.
+    fn end(mut self) -> (ExitStatus, String) {
+        let mut said = String::new();
+        self.0.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+        (self.0.wait().expect("a child"), said)
+    }
+
+    fn terminate(&self) {
+        let kill = Command::new("kill").arg(self.0.id().to_string()).status().expect("kill");
+        assert!(kill.success());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    let mut pause = tokio::time::interval(Duration::from_millis(20));
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "within {DEADLINE:?}: {what}");
+        pause.tick().await;
+    }
+}
+
+async fn get(ip: IpAddr, port: u16, path: &str) -> Option<(StatusCode, String)> {
+    let request = http::Request::get(path).body(Default::default()).expect("a request");
+    let response = Rest::new((ip, port).into(), None).raw(request).await.ok()?;
+    Some((response.status(), String::from_utf8_lossy(response.body()).into_owned()))
+}
+
+#[test]
+fn a_wrong_configuration_is_named_and_ends_with_two() {
+    let block = Block::claim().expect("addresses");
+    for (arguments, says) in [
+        (&[][..], "nothing says where Qdrant is"),
+        (&["--headless=not a name"], "`not a name` is not HOST[:REST[:GRPC]]"),
+        (&["--node=q:99999"], "a port is a number from 1 to 65535"),
+        (&["--preset=openshift:q"], "`openshift:q` is not a preset"),
+        (&["--node=127.0.0.1", "--api-key-file=/no/such/file"], "--api-key-file /no/such/file"),
+        (&["--node=127.0.0.1", "--dns=nowhere"], "--dns"),
+        (&["--node=127.0.0.1", "--upstream-tls", "--upstream-ca-file=/dev/null"], "no usable CA certificate"),
+        (&["--hedless=q"], "--headless"),
+    ] {
+        let (status, said) = Program::serve(block.proxy(), arguments).end();
+        assert_eq!(status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(says), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn an_empty_key_file_is_named() {
+    let block = Block::claim().expect("addresses");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let key = format!("--api-key-file={}", file.path().display());
+    let (status, said) = Program::serve(block.proxy(), &["--node=127.0.0.1", &key]).end();
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("the file is empty"), "{said}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let block = Block::claim().expect("addresses");
+    let taken = TcpListener::bind((block.proxy(), 6334)).expect("a free port");
+    let (status, said) = Program::serve(block.proxy(), &["--node=127.0.0.1"]).end();
+    assert_eq!(status.code(), Some(2), "{said}");
+    let address = taken.local_addr().expect("an address");
+    assert!(said.contains(&format!("--listen-grpc {address}")), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_key_is_a_wrong_configuration() {
+    let cluster = Cluster::builder().nodes(1).api_key("right").start().await.expect("a cluster");
+    let node = format!("--node={}", cluster.node(0).ip());
+    let ip = cluster.block().proxy();
+    let (status, said) =
+        tokio::task::spawn_blocking(move || Program::serve(ip, &[&node]).end()).await.expect("a thread");
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("401") && said.contains("--api-key-file"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_world_that_is_not_there_yet_is_waited_for() {
+    let cluster = Cluster::builder().nodes(1).start().await.expect("a cluster");
+    let (ip, dns) = (cluster.block().proxy(), format!("--dns={}", cluster.dns().addr()));
+    let addresses = cluster.dns().get(cluster.headless_name());
+    cluster.dns().remove(cluster.headless_name());
+    let headless = format!("--headless={}", cluster.headless_name());
+    let program = Program::serve(ip, &[&headless, &dns]);
+    let ready = async || get(ip, 9633, "/readyz").await;
+    eventually("it says what is missing", async || {
+        ready().await.is_some_and(|(status, said)| {
+            status == StatusCode::SERVICE_UNAVAILABLE && said.contains("check the name")
+        })
+    })
+    .await;
+    assert_eq!(get(ip, 9633, "/livez").await.map(|(status, _)| status), Some(StatusCode::OK));
+    let (status, said) = get(ip, 6333, "/collections").await.expect("an answer at once");
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(said.contains("no Qdrant node can be used"), "{said}");
+
+    cluster.dns().set(cluster.headless_name(), addresses);
+    eventually("it is ready", async || ready().await.is_some_and(|(status, _)| status == StatusCode::OK))
+        .await;
+    assert_eq!(get(ip, 6333, "/collections").await.map(|(status, _)| status), Some(StatusCode::OK));
+
+    program.terminate();
+    let (status, said) = tokio::task::spawn_blocking(move || program.end()).await.expect("a thread");
+    assert_eq!(status.code(), Some(0), "{said}");
+}
