@@ -25,6 +25,11 @@ mod service;
 pub mod topology;
 mod transport;
 
+/// The README's code, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 pub use self::{
     balance::Balance,
     client::{Qdrant, QdrantBuilder},

@@ -1,6 +1,6 @@
 //! What the cluster looks like: nodes, collections, shards and replicas.
 //!
-//! One [worker](worker) asks the nodes that [discovery](crate::discovery) names for their own
+//! One worker asks the nodes that [discovery](crate::discovery) names for their own
 //! `GET /cluster`, decides which of them form the cluster, and publishes an immutable [`Topology`].
 //! Requests read one snapshot from start to end and never wait for a refresh; the one exception is
 //! the first request for a collection, which waits, for a bounded time, until its placement is known.
