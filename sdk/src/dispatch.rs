@@ -31,7 +31,7 @@ const MAX_ATTEMPTS: usize = 4;
 /// What carries requests to nodes.
 #[derive(Debug)]
 pub(crate) struct Dispatcher {
-    pub(crate) transport: Transport,
+    pub(crate) transport: Arc<Transport>,
     pub(crate) balance: Arc<Balance>,
     pub(crate) topology: TopologyHandle,
     pub(crate) discovery: DiscoveryHandle,

@@ -22,6 +22,7 @@ mod dispatch;
 pub mod request;
 pub mod route;
 mod service;
+mod task;
 pub mod topology;
 mod transport;
 

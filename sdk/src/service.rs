@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     future::Future,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,23 +10,24 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::Body as HttpBody;
 
 use crate::{
-    balance::{Balance, InFlight},
-    connect::{Tls, TlsError},
-    dice::Dice,
-    discovery::{DnsResolver, Host, HostError, Preset, PresetError, ResolverError, Sources},
+    balance::Balance,
     dispatch::{Answer, Dispatcher, Failure, Job, Placement, refuse},
-    request::{Body, BoxError, Call, Class, Collected, Protocol, collect},
+    request::{Body, BoxError, Call, Class, Collected, Depth, Protocol, collect},
     route::{Reason, depth},
-    topology::{HttpApi, Lookup, PeerId, Settings, Topology, TopologyHandle},
-    transport::Transport,
+    task::AbortOnDrop,
+    topology::{Address, Lookup, Node, PeerId, Topology, TopologyHandle},
 };
 
-/// Bodies up to this size are looked into and kept for another attempt; Qdrant's own limit for JSON.
-const DEFAULT_BODY_LIMIT: usize = 32 << 20;
+mod builder;
+mod response;
+
+pub use self::{
+    builder::{BuildError, RouterBuilder, TlsOptions},
+    response::ResponseBody,
+};
 
 const EXPLAIN: HeaderName = HeaderName::from_static("x-qdrant-router-explain");
 
@@ -67,63 +67,6 @@ struct Inner {
     _janitor: AbortOnDrop,
 }
 
-/// Builds a [`Router`].
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct RouterBuilder {
-    headless: Option<String>,
-    nodes: Vec<String>,
-    fallback: Vec<String>,
-    preset: Option<String>,
-    rest_port: u16,
-    grpc_port: u16,
-    dns: Option<SocketAddr>,
-    api_key: Option<HeaderValue>,
-    tls: Option<TlsOptions>,
-    settings: Settings,
-    body_limit: usize,
-    seed: Option<u64>,
-}
-
-/// TLS towards the nodes.
-#[derive(Clone, Debug, Default)]
-pub struct TlsOptions {
-    /// The CA certificates to trust, in PEM; the system's where `None`.
-    pub roots: Option<Vec<u8>>,
-    /// The name that every node's certificate is checked against. Default: the headless Service, or
-    /// the first fixed node.
-    pub server_name: Option<String>,
-}
-
-/// A [`Router`] could not be built.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// Nothing says where the nodes are.
-    #[error(
-        "nothing says where Qdrant is: name a headless Service (`headless`), a preset (`preset`), or fixed nodes (`node`)"
-    )]
-    NoNodes,
-    /// A host is not a host.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// A preset is not a preset.
-    #[error(transparent)]
-    Preset(#[from] PresetError),
-    /// The DNS resolver cannot be set up.
-    #[error(transparent)]
-    Resolver(#[from] ResolverError),
-    /// TLS cannot be set up.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The API key cannot be sent in a header.
-    #[error("the API key has a character that no HTTP header can carry; check for line breaks")]
-    ApiKey,
-    /// No tokio runtime to work on.
-    #[error("a Router lives on a tokio runtime: build it inside one")]
-    NoRuntime,
-}
-
 /// How a request was routed. Every response of a [`Router`] carries one in its extensions.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -154,45 +97,12 @@ struct Prepared {
     body: Body,
 }
 
-/// The body of a response: streamed from the node as the client takes it.
-#[derive(Debug)]
-pub struct ResponseBody(ResponseBodyKind);
-
-#[derive(Debug)]
-enum ResponseBodyKind {
-    /// With the guard that counts the request as in flight until its last byte.
-    Node(Incoming, Option<InFlight>),
-    Local(Bytes),
-}
-
-#[derive(Debug)]
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 // === impl Router ===
 
 impl Router {
     /// Starts to configure a router.
     pub fn builder() -> RouterBuilder {
-        RouterBuilder {
-            headless: None,
-            nodes: Vec::new(),
-            fallback: Vec::new(),
-            preset: None,
-            rest_port: crate::discovery::REST_PORT,
-            grpc_port: crate::discovery::GRPC_PORT,
-            dns: None,
-            api_key: None,
-            tls: None,
-            settings: Settings::default(),
-            body_limit: DEFAULT_BODY_LIMIT,
-            seed: None,
-        }
+        RouterBuilder::new()
     }
 
     /// The router's view of the cluster, which it keeps fresh.
@@ -241,8 +151,7 @@ impl Router {
                 if call.class == Class::Consensus && response.status().is_success() {
                     dispatcher.topology.note_change(plan.address, job.collection.as_deref());
                 }
-                let mut response =
-                    response.map(|body| ResponseBody(ResponseBodyKind::Node(body, Some(in_flight))));
+                let mut response = response.map(|body| ResponseBody::streamed(body, in_flight));
                 response.extensions_mut().insert(routed.clone());
                 response
             }
@@ -297,7 +206,7 @@ impl Router {
             return (Placement::Opaque(Reason::UnknownCollection), snapshot);
         };
         let depth = depth(collection);
-        let is_encoded = depth != Default::default() && headers.contains_key(header::CONTENT_ENCODING);
+        let is_encoded = depth != Depth::default() && headers.contains_key(header::CONTENT_ENCODING);
         let placement = match call.intent(body, depth) {
             Ok(intent) if !is_encoded => Placement::Points(collection.clone(), intent),
             _ => Placement::Opaque(Reason::NotUnderstood),
@@ -326,15 +235,14 @@ where
 }
 
 fn local(response: Response<Bytes>, routed: Routed) -> Response<ResponseBody> {
-    let mut response = response.map(|bytes| ResponseBody(ResponseBodyKind::Local(bytes)));
+    let mut response = response.map(ResponseBody::local);
     response.extensions_mut().insert(routed);
     response
 }
 
 /// The name of a node for people.
-fn label(snapshot: &Topology, peer: Option<PeerId>, address: crate::topology::Address) -> String {
-    peer.and_then(|peer| snapshot.node(peer))
-        .map_or_else(|| address.ip.to_string(), crate::topology::Node::label)
+fn label(snapshot: &Topology, peer: Option<PeerId>, address: Address) -> String {
+    peer.and_then(|peer| snapshot.node(peer)).map_or_else(|| address.ip.to_string(), Node::label)
 }
 
 // === impl Routed ===
@@ -369,209 +277,5 @@ impl Routed {
         if let Some(epoch) = snapshot.epoch() {
             set("x-qdrant-router-epoch", epoch.to_string());
         }
-    }
-}
-
-// === impl ResponseBody ===
-
-impl HttpBody for ResponseBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.get_mut().0 {
-            ResponseBodyKind::Node(body, in_flight) => {
-                let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
-                if frame.is_none() {
-                    in_flight.take();
-                }
-                Poll::Ready(frame)
-            }
-            ResponseBodyKind::Local(bytes) if bytes.is_empty() => Poll::Ready(None),
-            ResponseBodyKind::Local(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            ResponseBodyKind::Node(body, _) => body.is_end_stream(),
-            ResponseBodyKind::Local(bytes) => bytes.is_empty(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            ResponseBodyKind::Node(body, _) => body.size_hint(),
-            ResponseBodyKind::Local(bytes) => SizeHint::with_exact(bytes.len() as u64),
-        }
-    }
-}
-
-// === impl RouterBuilder ===
-
-impl RouterBuilder {
-    /// The headless Service, `NAME[:REST[:GRPC]]`. A name of four dots or more is taken as complete;
-    /// shorter ones go through the resolver's search list, as `{svc}.{namespace}.svc` should.
-    pub fn headless(mut self, name: impl Into<String>) -> Self {
-        self.headless = Some(name.into());
-        self
-    }
-
-    /// A fixed node, `HOST[:REST[:GRPC]]`, instead of or beside a headless Service. May be repeated.
-    pub fn node(mut self, host: impl Into<String>) -> Self {
-        self.nodes.push(host.into());
-        self
-    }
-
-    /// The ClusterIP Service, `HOST[:REST[:GRPC]]`, used when no node can be. Of several, the first
-    /// that resolves.
-    pub fn fallback(mut self, host: impl Into<String>) -> Self {
-        self.fallback.push(host.into());
-        self
-    }
-
-    /// A known deployment, `kubeblocks:CLUSTER[.NAMESPACE]` or `helm:RELEASE[.NAMESPACE]`, whose
-    /// names are used where none is given.
-    pub fn preset(mut self, preset: impl Into<String>) -> Self {
-        self.preset = Some(preset.into());
-        self
-    }
-
-    /// The nodes' REST port. Default: 6333.
-    pub fn upstream_rest_port(mut self, port: u16) -> Self {
-        self.rest_port = port;
-        self
-    }
-
-    /// The nodes' gRPC port. Default: 6334.
-    pub fn upstream_grpc_port(mut self, port: u16) -> Self {
-        self.grpc_port = port;
-        self
-    }
-
-    /// The DNS server to ask. Default: the system's.
-    pub fn dns(mut self, server: SocketAddr) -> Self {
-        self.dns = Some(server);
-        self
-    }
-
-    /// The router's own key, for topology alone; a read-only key is enough. It rides on no client's
-    /// request.
-    ///
-    /// # Errors
-    ///
-    /// When the key cannot be sent in a header.
-    pub fn api_key(mut self, key: &str) -> Result<Self, BuildError> {
-        let mut key = HeaderValue::from_str(key).map_err(|_| BuildError::ApiKey)?;
-        key.set_sensitive(true);
-        self.api_key = Some(key);
-        Ok(self)
-    }
-
-    /// Speaks TLS to the nodes.
-    pub fn tls(mut self, options: TlsOptions) -> Self {
-        self.tls = Some(options);
-        self
-    }
-
-    /// How the topology is kept.
-    pub fn topology_settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
-        self
-    }
-
-    /// The largest body, in bytes, that is looked into and kept for another attempt. Larger ones
-    /// stream to any node. Default: 32 MiB, Qdrant's own limit for JSON.
-    pub fn body_limit(mut self, bytes: usize) -> Self {
-        self.body_limit = bytes;
-        self
-    }
-
-    /// Fixes the dice, so that a test can repeat what it saw.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Builds the router, which starts to look for the nodes at once. Must be called on a tokio
-    /// runtime.
-    ///
-    /// # Errors
-    ///
-    /// When the configuration cannot work. What the world answers later is no error here: see
-    /// [`TopologyHandle::problems`].
-    pub fn build(self) -> Result<Router, BuildError> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(BuildError::NoRuntime);
-        }
-        let sources = self.sources()?;
-        let tls = match self.tls {
-            None => None,
-            Some(options) => {
-                let default_name =
-                    || sources.headless.iter().chain(&sources.nodes).map(|host| host.name.clone()).next();
-                let name = options.server_name.or_else(default_name).unwrap_or_default();
-                Some(Tls::new(options.roots.as_deref(), &name)?)
-            }
-        };
-        let resolver = match self.dns {
-            Some(server) => DnsResolver::at(server)?,
-            None => DnsResolver::system()?,
-        };
-        let dice = Arc::new(self.seed.map_or_else(Dice::random, Dice::seeded));
-        let balance = Arc::new(Balance::default());
-        let discovery = sources.follow(resolver, dice.clone());
-        let api = HttpApi::new(self.api_key, tls.as_ref());
-        let topology =
-            TopologyHandle::follow(discovery.clone(), api, balance.clone(), self.settings, dice.clone());
-        let dispatcher = Dispatcher { transport: Transport::new(tls), balance, topology, discovery, dice };
-        Ok(Router(Arc::new_cyclic(|router| Inner {
-            dispatcher,
-            body_limit: self.body_limit,
-            _janitor: AbortOnDrop(tokio::spawn(sweep(router.clone()))),
-        })))
-    }
-
-    fn sources(&self) -> Result<Sources, BuildError> {
-        let hosts =
-            |hosts: &[String]| hosts.iter().map(|host| host.parse()).collect::<Result<Vec<Host>, _>>();
-        let mut sources = Sources {
-            headless: self.headless.as_deref().map(str::parse).transpose()?,
-            nodes: hosts(&self.nodes)?,
-            fallback: hosts(&self.fallback)?,
-            rest_port: self.rest_port,
-            grpc_port: self.grpc_port,
-        };
-        if let Some(preset) = &self.preset {
-            let preset: Preset = preset.parse()?;
-            sources.headless.get_or_insert_with(|| Host::named(preset.headless()));
-            if sources.fallback.is_empty() {
-                sources.fallback.push(preset.fallback());
-            }
-        }
-        if sources.headless.is_none() && sources.nodes.is_empty() {
-            return Err(BuildError::NoNodes);
-        }
-        Ok(sources)
-    }
-}
-
-/// Closes connections to addresses that are nodes no longer, whenever the topology changes.
-async fn sweep(router: std::sync::Weak<Inner>) {
-    let Some(mut topology) = router.upgrade().map(|router| router.dispatcher.topology.clone()) else {
-        return;
-    };
-    loop {
-        topology.changed().await;
-        let Some(router) = router.upgrade() else { return };
-        let snapshot = topology.snapshot();
-        let is_node = |address| snapshot.nodes().iter().any(|node| node.address == address);
-        router
-            .dispatcher
-            .transport
-            .retain(|address| is_node(address) || snapshot.fallback().contains(&address));
     }
 }

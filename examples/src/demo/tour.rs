@@ -54,11 +54,45 @@ struct Cost {
     served_by: Vec<u64>,
 }
 
-/// Does `work` once to warm up and once more under the eyes of the nodes' own counters.
-async fn cost(stage: &Stage, mut work: impl AsyncFnMut() -> Result<(), Error>) -> Result<Cost, Error> {
-    work().await?;
+/// Both ways of doing the same work.
+struct Comparison {
+    router: Cost,
+    round_robin: Cost,
+}
+
+/// Does `work` once per request number, through the router and round robin over the nodes.
+async fn compare(
+    stage: &Stage,
+    title: &str,
+    work: impl AsyncFn(&Qdrant, u64) -> Result<(), Error>,
+) -> Result<Comparison, Error> {
+    let (routed, direct) = (stage.routed()?, stage.direct()?);
+    let router = cost(stage, &work, |_| &routed).await?;
+    let round_robin = cost(stage, &work, |id| &direct[id as usize % direct.len()]).await?;
+    println!("\n{title}");
+    println!("  {:<14}{:>26}{:>34}", "", "internal RPCs per request", "served by node 0 / 1 / 2");
+    for (way, cost) in [("round robin", &round_robin), ("router", &router)] {
+        let served: Vec<String> = cost.served_by.iter().map(u64::to_string).collect();
+        println!("  {way:<14}{:>26.3}{:>34}", cost.internal_rpcs, served.join(" / "));
+    }
+    Ok(Comparison { router, round_robin })
+}
+
+/// Does the work once to warm up and once more under the eyes of the nodes' own counters.
+async fn cost<'c>(
+    stage: &Stage,
+    work: impl AsyncFn(&Qdrant, u64) -> Result<(), Error>,
+    client: impl Fn(u64) -> &'c Qdrant,
+) -> Result<Cost, Error> {
+    let round = async || -> Result<(), Error> {
+        for id in 0..REQUESTS {
+            work(client(id), id).await?;
+        }
+        Ok(())
+    };
+    round().await?;
     let (rpcs, calls) = (stage.cluster.internal_rpcs().await?, stage.cluster.public_calls_by_node().await?);
-    work().await?;
+    round().await?;
     let (rpcs_after, calls_after) =
         (stage.cluster.internal_rpcs().await?, stage.cluster.public_calls_by_node().await?);
     Ok(Cost {
@@ -67,73 +101,33 @@ async fn cost(stage: &Stage, mut work: impl AsyncFnMut() -> Result<(), Error>) -
     })
 }
 
-fn print_costs(title: &str, routed: &Cost, robin: &Cost) {
-    println!("\n{title}");
-    println!("  {:<14}{:>26}{:>34}", "", "internal RPCs per request", "served by node 0 / 1 / 2");
-    for (way, cost) in [("round robin", robin), ("router", routed)] {
-        let served: Vec<String> = cost.served_by.iter().map(u64::to_string).collect();
-        println!("  {way:<14}{:>26.3}{:>34}", cost.internal_rpcs, served.join(" / "));
-    }
-}
-
 async fn single_writes(stage: &Stage, broken: &mut Vec<String>) -> Result<(), Error> {
-    let (routed, direct) = (stage.routed()?, stage.direct()?);
     for (collection, expected) in [("books", 0.0), ("orders", 1.0)] {
-        let upsert = async |client: &Qdrant, id: u64| -> Result<(), Error> {
+        let title = format!("Upserts of one point into {collection} (gRPC, the official client):");
+        let found = compare(stage, &title, async |client, id| {
             client.upsert_points(UpsertPointsBuilder::new(collection, vec![point(id)]).wait(true)).await?;
             Ok(())
-        };
-        let through_router = cost(stage, async || {
-            for id in 0..REQUESTS {
-                upsert(&routed, id).await?;
-            }
-            Ok(())
         })
         .await?;
-        let round_robin = cost(stage, async || {
-            for id in 0..REQUESTS {
-                upsert(&direct[id as usize % direct.len()], id).await?;
-            }
-            Ok(())
-        })
-        .await?;
-        let title = format!("Upserts of one point into {collection} (gRPC, the official client):");
-        print_costs(&title, &through_router, &round_robin);
-        if through_router.internal_rpcs != expected {
-            broken.push(format!("upserts into {collection}: {} internal RPCs", through_router.internal_rpcs));
-        }
-        if through_router.internal_rpcs >= round_robin.internal_rpcs {
-            broken.push(format!("upserts into {collection}: no better than round robin"));
+        let rpcs = found.router.internal_rpcs;
+        if rpcs != expected || rpcs >= found.round_robin.internal_rpcs {
+            broken.push(format!("upserts into {collection}: {rpcs} internal RPCs, not {expected}"));
         }
     }
     Ok(())
 }
 
 async fn one_shard_reads(stage: &Stage, broken: &mut Vec<String>) -> Result<(), Error> {
-    let (routed, direct) = (stage.routed()?, stage.direct()?);
     let points: Vec<PointStruct> = (0..REQUESTS).map(point).collect();
-    routed.upsert_points(UpsertPointsBuilder::new("covers", points).wait(true)).await?;
-    let read = async |client: &Qdrant, id: u64| -> Result<(), Error> {
+    stage.routed()?.upsert_points(UpsertPointsBuilder::new("covers", points).wait(true)).await?;
+    let found = compare(stage, "Points read from covers:", async |client, id| {
         client.get_points(GetPointsBuilder::new("covers", vec![id.into()])).await?;
         Ok(())
-    };
-    let through_router = cost(stage, async || {
-        for id in 0..REQUESTS {
-            read(&routed, id).await?;
-        }
-        Ok(())
     })
     .await?;
-    let round_robin = cost(stage, async || {
-        for id in 0..REQUESTS {
-            read(&direct[id as usize % direct.len()], id).await?;
-        }
-        Ok(())
-    })
-    .await?;
-    print_costs("Points read from covers:", &through_router, &round_robin);
-    if through_router.internal_rpcs != 0.0 {
-        broken.push(format!("reads of covers: {} internal RPCs", through_router.internal_rpcs));
+    let rpcs = found.router.internal_rpcs;
+    if rpcs != 0.0 {
+        broken.push(format!("reads of covers: {rpcs} internal RPCs, not 0"));
     }
     Ok(())
 }

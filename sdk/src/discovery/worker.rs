@@ -5,12 +5,11 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tokio::{
     sync::{Notify, watch},
-    task::JoinHandle,
     time::Instant,
 };
 
 use super::{Address, Host, Resolve, ResolveError};
-use crate::dice::Dice;
+use crate::{dice::Dice, task::AbortOnDrop};
 
 /// Names are asked for again no sooner than this, whatever their TTL, and no sooner on demand.
 const REFRESH_FLOOR: Duration = Duration::from_secs(1);
@@ -56,9 +55,6 @@ pub struct DiscoveryHandle {
     refresh: Arc<Notify>,
     _worker: Arc<AbortOnDrop>,
 }
-
-#[derive(Debug)]
-struct AbortOnDrop(JoinHandle<()>);
 
 struct Worker<R> {
     resolver: R,
@@ -113,7 +109,7 @@ impl Sources {
         let (sender, candidates) = watch::channel(Candidates::default());
         let refresh = Arc::new(Notify::new());
         let worker = Worker { resolver, sources, candidates: sender, refresh: refresh.clone(), dice };
-        let worker = AbortOnDrop(tokio::spawn(worker.run()));
+        let worker = AbortOnDrop::spawn(worker.run());
         DiscoveryHandle { candidates, refresh, _worker: Arc::new(worker) }
     }
 }
@@ -143,12 +139,6 @@ impl DiscoveryHandle {
     /// Asks for a look before the next one is due, at most one a second.
     pub fn refresh(&self) {
         self.refresh.notify_one();
-    }
-}
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -23,7 +23,7 @@ use dashmap::DashSet;
 use futures_util::{StreamExt, stream};
 use tokio::{
     sync::{Notify, watch},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::Instant,
 };
 
@@ -35,6 +35,7 @@ use super::{
 use crate::{
     dice::Dice,
     discovery::{Candidates, DiscoveryHandle, ResolveError},
+    task::AbortOnDrop,
 };
 
 /// Rounds on demand are at least this far apart.
@@ -96,9 +97,6 @@ pub struct TopologyHandle {
     settings: Settings,
     _worker: Arc<AbortOnDrop>,
 }
-
-#[derive(Debug)]
-struct AbortOnDrop(JoinHandle<()>);
 
 /// What the worker shares with the handles.
 #[derive(Debug, Default)]
@@ -222,7 +220,7 @@ impl TopologyHandle {
             fetch_after: Instant::now(),
             last_round: Instant::now(),
         };
-        let worker = AbortOnDrop(tokio::spawn(worker.run()));
+        let worker = AbortOnDrop::spawn(worker.run());
         Self { shared, published, settings, _worker: Arc::new(worker) }
     }
 
@@ -331,12 +329,6 @@ impl TopologyHandle {
         self.shared.wanted.insert(collection.to_owned());
         self.shared.wake.notify_one();
         true
-    }
-}
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -1,0 +1,71 @@
+//! The body of a response.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::balance::InFlight;
+
+/// The body of a response: streamed from the node as the client takes it.
+#[derive(Debug)]
+pub struct ResponseBody(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// With the guard that counts the request as in flight until its last byte.
+    Node(Incoming, Option<InFlight>),
+    Local(Bytes),
+}
+
+// === impl ResponseBody ===
+
+impl ResponseBody {
+    pub(super) fn streamed(body: Incoming, in_flight: InFlight) -> Self {
+        Self(Kind::Node(body, Some(in_flight)))
+    }
+
+    pub(super) fn local(bytes: Bytes) -> Self {
+        Self(Kind::Local(bytes))
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.get_mut().0 {
+            Kind::Node(body, in_flight) => {
+                let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+                if frame.is_none() {
+                    in_flight.take();
+                }
+                Poll::Ready(frame)
+            }
+            Kind::Local(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Local(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Node(body, _) => body.is_end_stream(),
+            Kind::Local(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Node(body, _) => body.size_hint(),
+            Kind::Local(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
