@@ -21,9 +21,15 @@ use crate::{
     transport::{Sent, Transport},
 };
 
+mod merge;
+mod parts;
 mod refusal;
 
-pub(crate) use self::refusal::{Failure, refuse};
+pub(crate) use self::{
+    merge::Reply,
+    parts::Merged,
+    refusal::{Failure, refuse},
+};
 
 /// Attempts per request: every copy of a shard in a common cluster, and the Service.
 const MAX_ATTEMPTS: usize = 4;
@@ -79,11 +85,7 @@ impl Dispatcher {
     pub(crate) async fn send(&self, job: &mut Job) -> Result<Answer, Failure> {
         let repeatable = Repeatable::of(job.class, &job.placement, &job.head.method, job.protocol);
         let change = self.topology.change();
-        let conditions = Now {
-            balance: &self.balance,
-            snapshot: &job.snapshot,
-            change: change.concerns(job.collection.as_deref(), &job.snapshot).then_some(&*change),
-        };
+        let conditions = Now::of(self, &change, &job.snapshot, job.collection.as_deref());
         let mut tried: SmallVec<[Address; MAX_ATTEMPTS]> = SmallVec::new();
         let mut failures = Vec::new();
         let mut unknown_outcomes = 0;
@@ -139,6 +141,18 @@ struct Now<'a> {
     snapshot: &'a Topology,
     /// A change of metadata that the request could notice.
     change: Option<&'a Change>,
+}
+
+impl<'a> Now<'a> {
+    fn of(
+        dispatcher: &'a Dispatcher,
+        change: &'a Change,
+        snapshot: &'a Topology,
+        collection: Option<&str>,
+    ) -> Self {
+        let is_noticed = change.concerns(collection, snapshot);
+        Self { balance: &dispatcher.balance, snapshot, change: is_noticed.then_some(change) }
+    }
 }
 
 impl Conditions for Now<'_> {

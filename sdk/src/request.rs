@@ -16,9 +16,14 @@ pub(crate) mod grpc;
 mod json;
 mod protobuf;
 pub(crate) mod rest;
+mod split;
 
 pub use self::body::BoxError;
-pub(crate) use self::body::{Body, Collected, collect};
+pub(crate) use self::{
+    body::{Body, Collected, collect},
+    grpc::frame,
+    split::Pieces,
+};
 
 /// The protocol of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,9 +8,10 @@ use serde::Serialize;
 
 mod plan;
 mod shards;
+mod split;
 
 pub use self::plan::{Conditions, Plan, Target, plan};
-pub(crate) use self::shards::depth;
+pub(crate) use self::{shards::depth, split::Split};
 
 /// Why a request goes where it goes. A closed list: metrics, headers and tests see these names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -24,6 +25,8 @@ pub enum Reason {
     ReplicaHolder,
     /// The node that leads the shards written.
     ShardLeader,
+    /// Several nodes, each with the points of its own shards.
+    Split,
     /// The consensus leader.
     ConsensusLeader,
     /// Any node: all are equally good for this operation.
@@ -50,11 +53,12 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ReadableReplica,
         Self::MostReplicas,
         Self::ReplicaHolder,
         Self::ShardLeader,
+        Self::Split,
         Self::ConsensusLeader,
         Self::AnyNode,
         Self::StableNode,
@@ -75,6 +79,7 @@ impl Reason {
             Self::MostReplicas => "most_replicas",
             Self::ReplicaHolder => "replica_holder",
             Self::ShardLeader => "shard_leader",
+            Self::Split => "split",
             Self::ConsensusLeader => "consensus_leader",
             Self::AnyNode => "any_node",
             Self::StableNode => "stable_node",

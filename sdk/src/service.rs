@@ -14,7 +14,7 @@ use http_body::Body as HttpBody;
 
 use crate::{
     balance::Balance,
-    dispatch::{Answer, Dispatcher, Failure, Job, Placement, refuse},
+    dispatch::{Answer, Dispatcher, Failure, Job, Merged, Placement, Reply, refuse},
     request::{Body, BoxError, Call, Class, Collected, Depth, Protocol, collect},
     route::{Reason, depth},
     task::AbortOnDrop,
@@ -135,32 +135,46 @@ impl Router {
             }
             Err(error) => {
                 let failure = Failure::ClientGone(error.to_string());
-                return local(refuse(protocol, &failure), routed);
+                let mut response = refuse(protocol, &failure).map(ResponseBody::local);
+                response.extensions_mut().insert(routed);
+                return response;
             }
         };
         let dispatcher = &self.0.dispatcher;
-        let mut response = match dispatcher.send(&mut job).await {
-            Ok(Answer { response, plan, attempts, in_flight }) => {
-                routed.reason = Some(plan.reason);
-                routed.peer = plan.peer;
-                routed.node = Some(label(&job.snapshot, plan.peer, plan.address));
-                routed.attempts = attempts;
-                routed.expected_rpcs = plan.expected_rpcs;
-                routed.answered = true;
-                // A gRPC error comes with a success of HTTP; taking it for a change does no harm.
-                if call.class == Class::Consensus && response.status().is_success() {
-                    dispatcher.topology.note_change(plan.address, job.collection.as_deref());
-                }
-                let mut response = response.map(|body| ResponseBody::streamed(body, in_flight));
-                response.extensions_mut().insert(routed.clone());
-                response
+        let mut response = match dispatcher.deal(&call, &job) {
+            Some(parts) => {
+                let merged = dispatcher.send_parts(protocol, parts).await;
+                merged_response(merged, &job.snapshot, &mut routed)
             }
-            Err(failure) => local(refuse(protocol, &failure), routed.clone()),
+            None => self.send_whole(&mut job, &mut routed).await,
         };
+        response.extensions_mut().insert(routed.clone());
         if explain {
             routed.write_headers(&job.snapshot, response.headers_mut());
         }
         response
+    }
+
+    async fn send_whole(&self, job: &mut Job, routed: &mut Routed) -> Response<ResponseBody> {
+        let dispatcher = &self.0.dispatcher;
+        let Answer { response, plan, attempts, in_flight } = match dispatcher.send(job).await {
+            Ok(answer) => answer,
+            Err(failure) => {
+                routed.attempts = failure.attempts();
+                return refuse(job.protocol, &failure).map(ResponseBody::local);
+            }
+        };
+        routed.reason = Some(plan.reason);
+        routed.peer = plan.peer;
+        routed.node = Some(label(&job.snapshot, plan.peer, plan.address));
+        routed.attempts = attempts;
+        routed.expected_rpcs = plan.expected_rpcs;
+        routed.answered = true;
+        // A gRPC error comes with a success of HTTP; taking it for a change does no harm.
+        if job.class == Class::Consensus && response.status().is_success() {
+            dispatcher.topology.note_change(plan.address, job.collection.as_deref());
+        }
+        response.map(|body| ResponseBody::streamed(body, in_flight))
     }
 
     /// Finds out where a request belongs, reading its body where that matters.
@@ -234,9 +248,18 @@ where
     }
 }
 
-fn local(response: Response<Bytes>, routed: Routed) -> Response<ResponseBody> {
-    let mut response = response.map(ResponseBody::local);
-    response.extensions_mut().insert(routed);
+fn merged_response(merged: Merged, snapshot: &Topology, routed: &mut Routed) -> Response<ResponseBody> {
+    let labels: Vec<String> =
+        merged.plans.iter().map(|plan| label(snapshot, plan.peer, plan.address)).collect();
+    routed.reason = Some(Reason::Split);
+    routed.node = Some(labels.join(","));
+    routed.attempts = merged.attempts;
+    routed.expected_rpcs = merged.plans.iter().map(|plan| plan.expected_rpcs).sum();
+    routed.answered = merged.plans.len() == merged.parts;
+    let Reply { status, headers, body, trailers } = merged.reply;
+    let mut response = Response::new(ResponseBody::with_trailers(body, trailers));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
     response
 }
 

@@ -20,6 +20,19 @@ pub(crate) enum Failure {
 // === impl Failure ===
 
 impl Failure {
+    /// A node answered, and its answer broke off.
+    pub(super) fn broken_reply(address: Address, reason: String) -> Self {
+        Self::Broken { attempts: vec![(address, reason)], sent: Sent::Unknown }
+    }
+
+    /// How many times the request was sent.
+    pub(crate) fn attempts(&self) -> usize {
+        match self {
+            Self::NoNode { .. } | Self::ClientGone(_) => 0,
+            Self::Broken { attempts, .. } => attempts.len(),
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::NoNode { .. } | Self::Broken { sent: Sent::No, .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -59,7 +72,7 @@ impl Failure {
 }
 
 /// Characters that a `grpc-message` carries percent-encoded.
-const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
+pub(super) const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
 /// The answer to a client, in its protocol and in Qdrant's own shape.
 pub(crate) fn refuse(protocol: Protocol, failure: &Failure) -> Response<Bytes> {

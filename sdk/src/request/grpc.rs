@@ -1,5 +1,6 @@
 //! The RPCs of Qdrant 1.12 to 1.19, and where their messages keep what matters.
 
+use bytes::{BufMut, Bytes, BytesMut};
 use smallvec::{SmallVec, smallvec};
 
 use super::{
@@ -33,7 +34,7 @@ enum Message {
 
 /// Where a message keeps its points.
 #[derive(Clone, Copy, Debug)]
-enum Location {
+pub(super) enum Location {
     /// Repeated messages in this field, the id in their field 1.
     Structs(u32),
     /// A `PointsSelector` in this field.
@@ -198,9 +199,30 @@ pub(super) fn peek(
     }
 }
 
+/// Where the one list of points is that this RPC writes.
+pub(super) fn location(method: &Method) -> Option<Location> {
+    match method.message {
+        Message::Write { points, .. } => Some(points),
+        Message::Nothing | Message::Read { .. } | Message::ReadBatch { .. } | Message::Operations => None,
+    }
+}
+
+/// The bytes before each message: whether it is compressed, and its length.
+pub(super) const HEADER: usize = 5;
+
+/// One uncompressed message, ready to be sent.
+pub(crate) fn frame(message: &[u8]) -> Bytes {
+    let mut framed = BytesMut::with_capacity(HEADER + message.len());
+    framed.put_u8(0);
+    // A part is never longer than the whole, whose length came in these four bytes.
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.put_slice(message);
+    framed.freeze()
+}
+
 /// The one message of a unary call. Compressed ones are not looked into.
-fn unframe(body: &[u8]) -> Result<&[u8], NotUnderstood> {
-    let (&[compressed, a, b, c, d], message) = body.split_first_chunk::<5>().ok_or(NotUnderstood)?;
+pub(super) fn unframe(body: &[u8]) -> Result<&[u8], NotUnderstood> {
+    let (&[compressed, a, b, c, d], message) = body.split_first_chunk::<HEADER>().ok_or(NotUnderstood)?;
     let length = u32::from_be_bytes([a, b, c, d]);
     let is_whole = compressed == 0 && usize::try_from(length) == Ok(message.len());
     if is_whole { Ok(message) } else { Err(NotUnderstood) }
@@ -274,7 +296,7 @@ fn selected(selector: Fields<'_>, depth: Depth) -> Result<Points, NotUnderstood>
 }
 
 /// `PointId { num = 1 | uuid = 2 }`
-fn point_id(id: Value<'_>) -> Result<PointId, NotUnderstood> {
+pub(super) fn point_id(id: Value<'_>) -> Result<PointId, NotUnderstood> {
     let mut found = Err(NotUnderstood);
     for field in id.message()? {
         match field? {

@@ -104,7 +104,7 @@ struct Operation {
 }
 
 /// A point id, alone or as the `id` of an object.
-struct PointRef(PointId);
+pub(super) struct PointRef(pub(super) PointId);
 
 #[derive(Deserialize)]
 #[serde(untagged)]

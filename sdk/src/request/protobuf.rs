@@ -70,6 +70,13 @@ impl<'a> Fields<'a> {
         Ok(last)
     }
 
+    /// The next field, with all its bytes on the wire.
+    pub(super) fn next_raw(&mut self) -> Option<(Result<Field<'a>, NotUnderstood>, &'a [u8])> {
+        let before = self.0;
+        let field = self.next()?;
+        Some((field, &before[..before.len() - self.0.len()]))
+    }
+
     fn field(&mut self) -> Option<Field<'a>> {
         let key = self.varint()?;
         let number = u32::try_from(key >> 3).ok().filter(|&number| number != 0)?;

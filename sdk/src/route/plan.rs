@@ -211,7 +211,7 @@ fn two_choices<L: Ord>(count: usize, dice: u64, load: impl Fn(usize) -> L) -> Op
 
 /// The node whose hash with the shard is highest. Every router picks the same one without talking to
 /// any other, so that one shard's writes keep their order, and the shards spread over the nodes.
-fn rendezvous<'n>(nodes: &[&'n Node], shard: Option<&ShardId>) -> Option<&'n Node> {
+pub(super) fn rendezvous<'n>(nodes: &[&'n Node], shard: Option<&ShardId>) -> Option<&'n Node> {
     let shard = u64::from(shard.copied().unwrap_or_default());
     nodes.iter().copied().max_by_key(|node| mix(mix(shard) ^ node.peer.unwrap_or_default()))
 }
@@ -226,13 +226,13 @@ impl Plan {
 
 /// What coordinating a request costs: internal RPCs on a node that holds nothing of the shards, and
 /// what each holder saves of them.
-struct Costs {
-    without_replica: u32,
+pub(super) struct Costs {
+    pub(super) without_replica: u32,
     savings: SmallVec<[(PeerId, u32); 8]>,
 }
 
 impl Costs {
-    fn of(shards: &Shards, collection: &Collection, action: Action) -> Self {
+    pub(super) fn of(shards: &Shards, collection: &Collection, action: Action) -> Self {
         let mut costs = Self { without_replica: 0, savings: SmallVec::new() };
         for replicas in shards.iter().filter_map(|&id| collection.shard(id)).map(|shard| &shard.replicas) {
             match action {
@@ -269,7 +269,7 @@ impl Costs {
         }
     }
 
-    fn saved(&self, peer: PeerId) -> Option<u32> {
+    pub(super) fn saved(&self, peer: PeerId) -> Option<u32> {
         self.savings.iter().find(|(holder, _)| *holder == peer).map(|&(_, saved)| saved)
     }
 }

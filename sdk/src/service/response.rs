@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -19,7 +20,8 @@ pub struct ResponseBody(Kind);
 enum Kind {
     /// With the guard that counts the request as in flight until its last byte.
     Node(Incoming, Option<InFlight>),
-    Local(Bytes),
+    /// Made here; gRPC ends with trailers.
+    Local(Bytes, Option<HeaderMap>),
 }
 
 // === impl ResponseBody ===
@@ -30,7 +32,11 @@ impl ResponseBody {
     }
 
     pub(super) fn local(bytes: Bytes) -> Self {
-        Self(Kind::Local(bytes))
+        Self(Kind::Local(bytes, None))
+    }
+
+    pub(super) fn with_trailers(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self(Kind::Local(bytes, trailers))
     }
 }
 
@@ -50,22 +56,24 @@ impl HttpBody for ResponseBody {
                 }
                 Poll::Ready(frame)
             }
-            Kind::Local(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Kind::Local(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Local(bytes, trailers) if bytes.is_empty() => {
+                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+            }
+            Kind::Local(bytes, _) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Node(body, _) => body.is_end_stream(),
-            Kind::Local(bytes) => bytes.is_empty(),
+            Kind::Local(bytes, trailers) => bytes.is_empty() && trailers.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Node(body, _) => body.size_hint(),
-            Kind::Local(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Local(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }

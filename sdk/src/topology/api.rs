@@ -16,11 +16,17 @@ use hyper_util::{
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{Address, Collection, Epoch, PeerId, collection::ClusterInfo};
+use super::{
+    Address, Collection, Epoch, PeerId,
+    collection::{ClusterInfo, CollectionInfo},
+};
 use crate::connect::{Dialer, Tls};
 
 /// How long a node may take to answer one of these requests.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a collection's settings may take. They matter less than a placement that is known soon.
+const SETTINGS_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The largest reply that is read. A million replicas take about 90 MB of JSON.
 const MAX_REPLY_BYTES: usize = 128 << 20;
@@ -212,9 +218,17 @@ impl ClusterApi for HttpApi {
         collection: &str,
         epoch: Epoch,
     ) -> Result<Option<Collection>, ApiError> {
-        let path = format!("/collections/{}/cluster", utf8_percent_encode(collection, NON_ALPHANUMERIC));
-        let info = self.get::<ClusterInfo>(address, &path).await?;
-        Ok(info.map(|info| info.into_collection(epoch)))
+        let path = format!("/collections/{}", utf8_percent_encode(collection, NON_ALPHANUMERIC));
+        let placement = self.get::<ClusterInfo>(address, &format!("{path}/cluster")).await?;
+        let Some(placement) = placement else { return Ok(None) };
+        let mut collection = placement.into_collection(epoch);
+        // Unlike the placement, the settings come from all shards, some of which may be away.
+        let settings = self.get::<CollectionInfo>(address, &path);
+        collection.max_points_per_write = match tokio::time::timeout(SETTINGS_TIMEOUT, settings).await {
+            Ok(Ok(Some(settings))) => settings.max_points_per_write(),
+            Ok(_) | Err(_) => Some(0),
+        };
+        Ok(Some(collection))
     }
 
     async fn aliases(&self, address: Address) -> Result<HashMap<String, String>, ApiError> {

@@ -73,6 +73,9 @@ pub struct Collection {
     pub resharding: Option<Resharding>,
     /// Shard transfers in progress.
     pub transfers: usize,
+    /// The points that strict mode allows in one write (`upsert_max_batchsize`), where it limits them;
+    /// none where that could not be found out.
+    pub max_points_per_write: Option<usize>,
 }
 
 // === impl ShardKey ===
@@ -134,7 +137,7 @@ impl Collection {
                 shards,
             })
             .collect();
-        Self { epoch, shards, groups, resharding, transfers }
+        Self { epoch, shards, groups, resharding, transfers, max_points_per_write: None }
     }
 
     /// Whether a point's shard is chosen by a shard key in the request rather than by its id alone.
@@ -193,6 +196,32 @@ struct ReshardingInfo {
     #[serde(default)]
     direction: String,
     shard_id: ShardId,
+}
+
+/// What matters of `result` of `GET /collections/{c}`.
+#[derive(Debug, Deserialize)]
+pub(super) struct CollectionInfo {
+    config: CollectionConfig,
+}
+
+#[derive(Debug, Deserialize)]
+struct CollectionConfig {
+    strict_mode_config: Option<StrictMode>,
+}
+
+#[derive(Debug, Deserialize)]
+struct StrictMode {
+    enabled: Option<bool>,
+    upsert_max_batchsize: Option<usize>,
+}
+
+// === impl CollectionInfo ===
+
+impl CollectionInfo {
+    pub(super) fn max_points_per_write(&self) -> Option<usize> {
+        let strict_mode = self.config.strict_mode_config.as_ref()?;
+        strict_mode.upsert_max_batchsize.filter(|_| strict_mode.enabled == Some(true))
+    }
 }
 
 // === impl ClusterInfo ===

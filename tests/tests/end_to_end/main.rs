@@ -10,3 +10,4 @@ mod failover;
 mod hops;
 mod keys;
 mod python;
+mod splits;

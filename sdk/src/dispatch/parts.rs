@@ -1,0 +1,138 @@
+//! Sends a write in parts, each to the node that holds its shards.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{HeaderName, header};
+use http_body_util::{BodyExt, Limited};
+use smallvec::smallvec;
+use tokio::time::Instant;
+
+use super::{
+    Answer, Dispatcher, Failure, Job, Now, Placement,
+    merge::{PartReply, Reply, merge},
+};
+use crate::{
+    request::{Body, Call, Intent, Keys, Pieces, Points, Protocol, Scope},
+    route::{Plan, Split},
+    topology::{Collection, KeyGroup},
+};
+
+/// Replies to writes are a few hundred bytes.
+const MAX_REPLY_BYTES: usize = 4 << 20;
+
+/// One part of a write.
+#[derive(Debug)]
+pub(crate) struct Part {
+    shards: usize,
+    job: Job,
+}
+
+/// The merged reply to a write in parts.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    pub(crate) reply: Reply,
+    /// Where each part went, for those that somebody answered.
+    pub(crate) plans: Vec<Plan>,
+    pub(crate) attempts: usize,
+    pub(crate) parts: usize,
+}
+
+// === impl Dispatcher ===
+
+impl Dispatcher {
+    /// Sends all parts and merges their replies.
+    pub(crate) async fn send_parts(&self, protocol: Protocol, parts: Vec<Part>) -> Merged {
+        let began = Instant::now();
+        let count = parts.len();
+        let outcomes = join_all(parts.into_iter().map(|part| self.send_part(part))).await;
+        let mut replies = Vec::with_capacity(count);
+        let mut plans = Vec::with_capacity(count);
+        let mut attempts = 0;
+        for (reply, plan, tries) in outcomes {
+            replies.push(reply);
+            plans.extend(plan);
+            attempts += tries;
+        }
+        Merged { reply: merge(protocol, replies, began.elapsed()), plans, attempts, parts: count }
+    }
+
+    async fn send_part(&self, mut part: Part) -> (PartReply, Option<Plan>, usize) {
+        match self.send(&mut part.job).await {
+            Ok(Answer { response, plan, attempts, in_flight }) => {
+                let (head, body) = response.into_parts();
+                let body = Limited::new(body, MAX_REPLY_BYTES).collect().await;
+                drop(in_flight);
+                let reply = body
+                    .map(|body| Reply {
+                        status: head.status,
+                        headers: head.headers,
+                        trailers: body.trailers().cloned(),
+                        body: body.to_bytes(),
+                    })
+                    .map_err(|error| Failure::broken_reply(plan.address, error.to_string()));
+                (PartReply { shards: part.shards, reply }, Some(plan), attempts)
+            }
+            Err(failure) => {
+                let attempts = failure.attempts();
+                (PartReply { shards: part.shards, reply: Err(failure) }, None, attempts)
+            }
+        }
+    }
+
+    /// The parts of a write, where sending it in parts needs fewer requests in all; `None` where it
+    /// goes whole.
+    pub(crate) fn deal(&self, call: &Call, job: &Job) -> Option<Vec<Part>> {
+        let (Placement::Points(collection, intent), Body::Full(body)) = (&job.placement, &job.body) else {
+            return None;
+        };
+        let change = self.topology.change();
+        let conditions = Now::of(self, &change, &job.snapshot, job.collection.as_deref());
+        let split = Split::of(intent, collection, &job.snapshot, &conditions)?;
+        let [scope] = &intent.scopes[..] else { return None };
+        let group = group(collection, &scope.keys)?;
+        let pieces = Pieces::of(call, body).ok()?;
+        let hands: Vec<usize> =
+            pieces.ids.iter().map(|id| split.part_of(group, id)).collect::<Option<_>>()?;
+        let parts = split.parts.iter().enumerate().map(|(hand, shards)| {
+            let ids = pieces.ids.iter().zip(&hands).filter(|&(_, &held)| held == hand).map(|(&id, _)| id);
+            let scope = Scope { keys: scope.keys.clone(), points: Points::Ids(ids.collect()) };
+            let intent = Intent { action: intent.action, scopes: smallvec![scope] };
+            Part {
+                shards: shards.len(),
+                job: job.part(collection.clone(), intent, pieces.part(|i| hands[i] == hand)),
+            }
+        });
+        Some(parts.collect())
+    }
+}
+
+fn group<'a>(collection: &'a Collection, keys: &Keys) -> Option<&'a KeyGroup> {
+    match keys {
+        Keys::Unspecified => collection.group(None),
+        Keys::Any(keys) => collection.group(Some(keys.first()?)),
+        Keys::WithFallback { .. } => None,
+    }
+}
+
+impl Job {
+    /// The same request for some of its points. The reply must come as it is, to be merged.
+    fn part(&self, collection: Arc<Collection>, intent: Intent, body: Bytes) -> Self {
+        let mut head = self.head.clone();
+        for name in
+            [header::CONTENT_LENGTH, header::ACCEPT_ENCODING, HeaderName::from_static("grpc-accept-encoding")]
+        {
+            head.headers.remove(name);
+        }
+        Self {
+            protocol: self.protocol,
+            class: self.class,
+            placement: Placement::Points(collection, intent),
+            collection: self.collection.clone(),
+            snapshot: self.snapshot.clone(),
+            head,
+            body: Body::Full(body),
+        }
+    }
+}

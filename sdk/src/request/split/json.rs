@@ -1,0 +1,113 @@
+//! Cutting JSON.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    super::{
+        NotUnderstood,
+        json::{Layout, PointRef},
+    },
+    span,
+};
+use crate::topology::PointId;
+
+/// A list in the body with one element per point.
+#[derive(Clone, Debug)]
+pub(super) struct List {
+    /// What lies between its brackets.
+    inside: Range<usize>,
+    elements: Vec<Range<usize>>,
+}
+
+#[derive(Deserialize)]
+struct Document<'a> {
+    #[serde(borrow, default)]
+    points: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    batch: Option<Columns<'a>>,
+}
+
+/// The columnar form of an upsert: ids, vectors and payloads side by side.
+#[derive(Deserialize)]
+struct Columns<'a> {
+    #[serde(borrow)]
+    ids: &'a RawValue,
+    #[serde(borrow)]
+    vectors: &'a RawValue,
+    #[serde(borrow, default)]
+    payloads: Option<&'a RawValue>,
+}
+
+/// The ids, and every list that has an element per point, in the order of the body.
+pub(super) fn cut(layout: Layout, body: &[u8]) -> Result<(Vec<PointId>, Vec<List>), NotUnderstood> {
+    match layout {
+        Layout::Points | Layout::Selector | Layout::VectorSelector => {}
+        Layout::Nothing | Layout::Key | Layout::Searches | Layout::Operations => return Err(NotUnderstood),
+    }
+    let document: Document<'_> = serde_json::from_slice(body).map_err(|_| NotUnderstood)?;
+    let (ids, mut lists) = match (document.points, document.batch) {
+        (Some(points), None) => (points, Vec::new()),
+        (None, Some(columns)) if layout == Layout::Points => {
+            let payloads = columns.payloads.filter(|payloads| payloads.get() != "null");
+            let mut lists =
+                payloads.map(|list| List::of(body, list)).into_iter().collect::<Result<Vec<_>, _>>()?;
+            lists.extend(vectors(body, columns.vectors)?);
+            (columns.ids, lists)
+        }
+        _ => return Err(NotUnderstood),
+    };
+    lists.push(List::of(body, ids)?);
+    let ids: Vec<PointRef> = parse(ids)?;
+    if lists.iter().any(|list| list.elements.len() != ids.len()) {
+        return Err(NotUnderstood);
+    }
+    lists.sort_by_key(|list| list.inside.start);
+    Ok((ids.into_iter().map(|id| id.0).collect(), lists))
+}
+
+/// `vectors` of the columnar form: one list, or one list for each named vector.
+fn vectors(body: &[u8], vectors: &RawValue) -> Result<Vec<List>, NotUnderstood> {
+    if vectors.get().starts_with('[') {
+        return Ok(vec![List::of(body, vectors)?]);
+    }
+    let named: std::collections::HashMap<String, &RawValue> = parse(vectors)?;
+    named.into_values().map(|list| List::of(body, list)).collect()
+}
+
+/// The body with only those elements of each list that `keeps` names.
+pub(super) fn part(body: &[u8], lists: &[List], keeps: impl Fn(usize) -> bool) -> Bytes {
+    let mut part = BytesMut::with_capacity(body.len());
+    let mut copied = 0;
+    for list in lists {
+        part.extend_from_slice(&body[copied..list.inside.start]);
+        let kept = list.elements.iter().enumerate().filter(|&(i, _)| keeps(i));
+        for (n, (_, element)) in kept.enumerate() {
+            if n > 0 {
+                part.extend_from_slice(b",");
+            }
+            part.extend_from_slice(&body[element.clone()]);
+        }
+        copied = list.inside.end;
+    }
+    part.extend_from_slice(&body[copied..]);
+    part.freeze()
+}
+
+impl List {
+    fn of(body: &[u8], list: &RawValue) -> Result<Self, NotUnderstood> {
+        let elements: Vec<&RawValue> = parse(list)?;
+        let whole = span(body, list.get().as_bytes());
+        Ok(Self {
+            inside: whole.start + 1..whole.end - 1,
+            elements: elements.into_iter().map(|element| span(body, element.get().as_bytes())).collect(),
+        })
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Result<T, NotUnderstood> {
+    serde_json::from_str(value.get()).map_err(|_| NotUnderstood)
+}

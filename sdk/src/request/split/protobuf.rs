@@ -1,0 +1,102 @@
+//! Cutting protobuf.
+
+use std::ops::Range;
+
+use super::{
+    super::{
+        NotUnderstood,
+        grpc::{Location, point_id},
+        protobuf::Fields,
+    },
+    span,
+};
+use crate::topology::PointId;
+
+/// Where the points lie in a message.
+#[derive(Clone, Debug)]
+pub(super) struct Cut {
+    location: Location,
+    /// All fields but the points.
+    rest: Vec<Range<usize>>,
+    /// Per point, its whole field: in the message itself, or in the list of ids within the selector.
+    points: Vec<Range<usize>>,
+}
+
+/// The ids of the points at `location`, and where everything lies.
+pub(super) fn cut(message: &[u8], location: Location) -> Result<(Vec<PointId>, Cut), NotUnderstood> {
+    let mut cut = Cut { location, rest: Vec::new(), points: Vec::new() };
+    let mut ids = Vec::new();
+    let (Location::Structs(number) | Location::Selector(number)) = location;
+    let mut fields = Fields::of(message);
+    while let Some((field, raw)) = fields.next_raw() {
+        let (found, value) = field?;
+        if found != number {
+            cut.rest.push(span(message, raw));
+            continue;
+        }
+        match location {
+            Location::Structs(_) => {
+                ids.push(point_id(value.message()?.last(1)?.ok_or(NotUnderstood)?)?);
+                cut.points.push(span(message, raw));
+            }
+            Location::Selector(_) => {
+                // A repeated selector would have to be merged, a filter cannot be dealt out.
+                if !ids.is_empty() {
+                    return Err(NotUnderstood);
+                }
+                for field in value.message()? {
+                    let (1, list) = field? else { return Err(NotUnderstood) };
+                    let mut list = list.message()?;
+                    while let Some((field, raw)) = list.next_raw() {
+                        let (1, id) = field? else { return Err(NotUnderstood) };
+                        ids.push(point_id(id)?);
+                        cut.points.push(span(message, raw));
+                    }
+                }
+            }
+        }
+    }
+    Ok((ids, cut))
+}
+
+/// The message with only those points that `keeps` names.
+pub(super) fn part(cut: &Cut, message: &[u8], keeps: impl Fn(usize) -> bool) -> Vec<u8> {
+    let mut part = Vec::with_capacity(message.len());
+    cut.rest.iter().for_each(|field| part.extend_from_slice(&message[field.clone()]));
+    let kept =
+        || cut.points.iter().enumerate().filter(|&(i, _)| keeps(i)).map(|(_, point)| &message[point.clone()]);
+    match cut.location {
+        Location::Structs(_) => kept().for_each(|point| part.extend_from_slice(point)),
+        Location::Selector(number) => {
+            let list: usize = kept().map(<[u8]>::len).sum();
+            let selector = 1 + varint_length(list) + list;
+            write_key(&mut part, number, selector);
+            write_key(&mut part, 1, list);
+            kept().for_each(|id| part.extend_from_slice(id));
+        }
+    }
+    part
+}
+
+/// The key of a length-delimited field, and its length.
+fn write_key(out: &mut Vec<u8>, number: u32, length: usize) {
+    write_varint(out, (number as usize) << 3 | 2);
+    write_varint(out, length);
+}
+
+fn write_varint(out: &mut Vec<u8>, mut number: usize) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn varint_length(mut number: usize) -> usize {
+    let mut length = 1;
+    while number >= 0x80 {
+        number >>= 7;
+        length += 1;
+    }
+    length
+}
