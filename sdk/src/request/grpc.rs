@@ -35,8 +35,8 @@ enum Message {
 /// Where a message keeps its points.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Location {
-    /// Repeated messages in this field, the id in their field 1.
-    Structs(u32),
+    /// Repeated messages in this field, with the id in their field 1 and the vectors where given.
+    Structs { field: u32, vectors: u32 },
     /// A `PointsSelector` in this field.
     Selector(u32),
 }
@@ -61,15 +61,15 @@ const fn other(path: &'static str, class: Class) -> Method {
 
 #[rustfmt::skip]
 const METHODS: &[Method] = &[
-    //                                              points                 key  ordering
-    write("/qdrant.Points/Upsert",           Location::Structs(3),   5,   4),
-    write("/qdrant.Points/Delete",           Location::Selector(3),  5,   4),
-    write("/qdrant.Points/UpdateVectors",    Location::Structs(3),   5,   4),
-    write("/qdrant.Points/DeleteVectors",    Location::Selector(3),  6,   5),
-    write("/qdrant.Points/SetPayload",       Location::Selector(5),  7,   6),
-    write("/qdrant.Points/OverwritePayload", Location::Selector(5),  7,   6),
-    write("/qdrant.Points/DeletePayload",    Location::Selector(5),  7,   6),
-    write("/qdrant.Points/ClearPayload",     Location::Selector(3),  5,   4),
+    //                                     points                                  key ordering
+    write("/qdrant.Points/Upsert",         Location::Structs { field: 3, vectors: 4 }, 5, 4),
+    write("/qdrant.Points/Delete",          Location::Selector(3),                   5, 4),
+    write("/qdrant.Points/UpdateVectors",  Location::Structs { field: 3, vectors: 2 }, 5, 4),
+    write("/qdrant.Points/DeleteVectors",   Location::Selector(3),                   6, 5),
+    write("/qdrant.Points/SetPayload",      Location::Selector(5),                   7, 6),
+    write("/qdrant.Points/OverwritePayload",Location::Selector(5),                   7, 6),
+    write("/qdrant.Points/DeletePayload",   Location::Selector(5),                   7, 6),
+    write("/qdrant.Points/ClearPayload",    Location::Selector(3),                   5, 4),
     Method { path: "/qdrant.Points/UpdateBatch", class: Write, message: Message::Operations },
 
     //                                       key
@@ -233,7 +233,8 @@ fn operation_scope(mut operation: Fields<'_>, depth: Depth) -> Result<Scope, Not
     let (number, value) = operation.next().ok_or(NotUnderstood)??;
     let message = value.message()?;
     match number {
-        1 | 7 => scope(message, Location::Structs(1), Some(2), depth),
+        1 => scope(message, Location::Structs { field: 1, vectors: 4 }, Some(2), depth),
+        7 => scope(message, Location::Structs { field: 1, vectors: 2 }, Some(2), depth),
         2 | 6 => Ok(Scope { keys: Keys::Unspecified, points: selected(message, depth)? }),
         3..=5 => scope(message, Location::Selector(2), Some(3), depth),
         8 => scope(message, Location::Selector(1), Some(3), depth),
@@ -254,7 +255,7 @@ fn scope(
     };
     let points = match points {
         _ if !depth.ids => Points::All,
-        Location::Structs(number) => {
+        Location::Structs { field: number, .. } => {
             let mut ids = Vec::new();
             for field in message {
                 let (found, point) = field?;

@@ -136,20 +136,39 @@ async fn of_the_same_id_twice_the_last_one_wins() {
 async fn a_part_that_fails_is_told_as_qdrant_tells_it() {
     let bed = Bed::new().await;
     bed.collection("books", json!({ "shard_number": 6 })).await;
-    // One vector of a wrong length: its shard refuses, the others do not.
+    bed.rest().put("/collections/books/points?wait=true", rest_points(60)).await.expect("points");
+    // One point does not exist: its shard refuses, the others do not.
+    let ids: Vec<u64> = (0..60).chain([1000]).collect();
+    let body = json!({ "payload": { "a": 1 }, "points": ids });
+    let path = "/collections/books/points/payload?wait=true";
+    let direct = bed.cluster.rest(0).post(path, body.clone()).await.map_err(|error| error.to_string());
+    let routed = bed.rest().post(path, body).await.map_err(|error| error.to_string());
+    let sentence = |answer: &Result<Value, String>| {
+        let text = answer.as_ref().map_or_else(Clone::clone, ToString::to_string);
+        text.find("out of")
+            .map(|at| text[at.saturating_sub(2)..].split("First error").next().map(str::to_owned))
+    };
+    assert_eq!(sentence(&routed), sentence(&direct), "{routed:?}\n{direct:?}");
+    assert_eq!(routed.is_err(), direct.is_err(), "{routed:?}\n{direct:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_vector_that_does_not_fit_fails_the_whole_as_on_a_node() {
+    let bed = Bed::new().await;
+    bed.collection("books", json!({ "shard_number": 6 })).await;
     let mut body = rest_points(60);
     body["points"][3]["vector"] = json!([1, 2]);
     let path = "/collections/books/points?wait=true";
-    let direct = bed.cluster.rest(0).put(path, body.clone()).await.expect_err("a wrong vector").to_string();
-    let routed = bed.rest().put(path, body).await.expect_err("a wrong vector").to_string();
-    let message = |error: &str| {
-        let start = error.find(r#""error":""#).unwrap_or_else(|| panic!("{error}"));
-        error[start..].split("First error captured").next().map(str::to_owned)
-    };
-    assert_eq!(message(&routed), message(&direct), "{routed}\n{direct}");
-    assert!(routed.contains("400 Bad Request") && routed.contains("1 out of 6 shards failed"), "{routed}");
-    let all = bed.rest().get("/collections/books/points/3").await;
-    assert!(all.is_err(), "the point that was refused is not there");
+    let refused = bed.rest().put(path, body.clone()).await.expect_err("a wrong vector").to_string();
+    let routed =
+        bed.rest().post("/collections/books/points/count", json!({ "exact": true })).await.expect("a count");
+    bed.collection("again", json!({ "shard_number": 6 })).await;
+    let path = "/collections/again/points?wait=true";
+    let direct = bed.cluster.rest(0).put(path, body).await.expect_err("a wrong vector").to_string();
+    let count =
+        bed.rest().post("/collections/again/points/count", json!({ "exact": true })).await.expect("a count");
+    assert_eq!(routed["result"], count["result"], "as many points are taken through the router");
+    assert!(refused.contains("400 Bad Request") && direct.contains("400 Bad Request"), "{refused}\n{direct}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Cutting JSON.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
@@ -50,7 +50,12 @@ pub(super) fn cut(layout: Layout, body: &[u8]) -> Result<(Vec<PointId>, Vec<List
     }
     let document: Document<'_> = serde_json::from_slice(body).map_err(|_| NotUnderstood)?;
     let (ids, mut lists) = match (document.points, document.batch) {
-        (Some(points), None) => (points, Vec::new()),
+        (Some(points), None) => {
+            if layout == Layout::Points {
+                check_alike(&parse::<Vec<_>>(points)?)?;
+            }
+            (points, Vec::new())
+        }
         (None, Some(columns)) if layout == Layout::Points => {
             let payloads = columns.payloads.filter(|payloads| payloads.get() != "null");
             let mut lists =
@@ -71,11 +76,51 @@ pub(super) fn cut(layout: Layout, body: &[u8]) -> Result<(Vec<PointId>, Vec<List
 
 /// `vectors` of the columnar form: one list, or one list for each named vector.
 fn vectors(body: &[u8], vectors: &RawValue) -> Result<Vec<List>, NotUnderstood> {
+    let column = |list: &RawValue| {
+        check_shapes(&parse::<Vec<_>>(list)?)?;
+        List::of(body, list)
+    };
     if vectors.get().starts_with('[') {
-        return Ok(vec![List::of(body, vectors)?]);
+        return Ok(vec![column(vectors)?]);
     }
-    let named: std::collections::HashMap<String, &RawValue> = parse(vectors)?;
-    named.into_values().map(|list| List::of(body, list)).collect()
+    let named: HashMap<String, &RawValue> = parse(vectors)?;
+    named.into_values().map(column).collect()
+}
+
+/// What must be alike in the points of a request that is dealt out.
+#[derive(Deserialize)]
+struct Point<'a> {
+    #[serde(borrow, default)]
+    vector: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
+}
+
+/// Qdrant refuses a request as a whole for one point with a vector that does not fit. In parts, the
+/// other parts would be taken. Points whose vectors have the same shape are all right or all wrong.
+fn check_alike(points: &[Point<'_>]) -> Result<(), NotUnderstood> {
+    points.iter().map(|point| point.payload).try_for_each(check_payload)?;
+    check_shapes(&points.iter().map(|point| point.vector).collect::<Vec<_>>())
+}
+
+fn check_payload(payload: Option<&RawValue>) -> Result<(), NotUnderstood> {
+    let is_object = |payload: &RawValue| payload.get().starts_with('{');
+    if payload.is_none_or(is_object) { Ok(()) } else { Err(NotUnderstood) }
+}
+
+fn check_shapes(vectors: &[Option<&RawValue>]) -> Result<(), NotUnderstood> {
+    let shape = |vector: Option<&'_ RawValue>| shape(vector.map_or("", RawValue::get)).collect::<Vec<u8>>();
+    let Some(first) = vectors.first().map(|&vector| shape(vector)) else { return Ok(()) };
+    let is_alike = |vector: &&RawValue| self::shape(vector.get()).eq(first.iter().copied());
+    let alike = vectors.iter().all(|vector| vector.as_ref().map_or(first.is_empty(), is_alike));
+    if alike { Ok(()) } else { Err(NotUnderstood) }
+}
+
+/// The text of a vector without its numbers and white space.
+fn shape(vector: &str) -> impl Iterator<Item = u8> {
+    vector.bytes().filter(|byte| {
+        !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E' | b' ' | b'\n' | b'\r' | b'\t')
+    })
 }
 
 /// The body with only those elements of each list that `keeps` names.

@@ -6,11 +6,11 @@ use super::{
     super::{
         NotUnderstood,
         grpc::{Location, point_id},
-        protobuf::Fields,
+        protobuf::{Fields, Value},
     },
     span,
 };
-use crate::topology::PointId;
+use crate::{dice::mix, topology::PointId};
 
 /// Where the points lie in a message.
 #[derive(Clone, Debug)]
@@ -26,7 +26,8 @@ pub(super) struct Cut {
 pub(super) fn cut(message: &[u8], location: Location) -> Result<(Vec<PointId>, Cut), NotUnderstood> {
     let mut cut = Cut { location, rest: Vec::new(), points: Vec::new() };
     let mut ids = Vec::new();
-    let (Location::Structs(number) | Location::Selector(number)) = location;
+    let (Location::Structs { field: number, .. } | Location::Selector(number)) = location;
+    let mut shape = None;
     let mut fields = Fields::of(message);
     while let Some((field, raw)) = fields.next_raw() {
         let (found, value) = field?;
@@ -35,9 +36,14 @@ pub(super) fn cut(message: &[u8], location: Location) -> Result<(Vec<PointId>, C
             continue;
         }
         match location {
-            Location::Structs(_) => {
-                ids.push(point_id(value.message()?.last(1)?.ok_or(NotUnderstood)?)?);
+            Location::Structs { vectors, .. } => {
+                let point = value.message()?;
+                ids.push(point_id(point.clone().last(1)?.ok_or(NotUnderstood)?)?);
                 cut.points.push(span(message, raw));
+                let of_this = point.last(vectors)?.map(self::shape).transpose()?;
+                if *shape.get_or_insert(of_this) != of_this {
+                    return Err(NotUnderstood);
+                }
             }
             Location::Selector(_) => {
                 // A repeated selector would have to be merged, a filter cannot be dealt out.
@@ -59,6 +65,48 @@ pub(super) fn cut(message: &[u8], location: Location) -> Result<(Vec<PointId>, C
     Ok((ids, cut))
 }
 
+/// What the names and lengths of all dense vectors of a point come to. Two points of one shape are
+/// either both right for a collection or both wrong.
+///
+/// Sparse and multi-vectors, and what a model is to turn into vectors, have no shape of this kind.
+fn shape(vectors: Value<'_>) -> Result<u64, NotUnderstood> {
+    let mut shape: u64 = 0;
+    for field in vectors.message()? {
+        shape = match field? {
+            // Vector
+            (1, vector) => shape.wrapping_add(mix(dense_bytes(vector)?)),
+            // NamedVectors { map<string, Vector> vectors = 1 }, in any order
+            (2, named) => {
+                let mut sum = shape;
+                for entry in named.message()? {
+                    let (1, entry) = entry? else { return Err(NotUnderstood) };
+                    let entry = entry.message()?;
+                    let name = entry.clone().last(1)?.map_or(Ok(&[][..]), Value::bytes)?;
+                    let bytes = dense_bytes(entry.last(2)?.ok_or(NotUnderstood)?)?;
+                    let name = name.iter().fold(0, |hash, &byte| mix(hash ^ u64::from(byte)));
+                    sum = sum.wrapping_add(mix(name ^ mix(bytes)));
+                }
+                sum
+            }
+            _ => return Err(NotUnderstood),
+        };
+    }
+    Ok(shape)
+}
+
+/// `Vector { data = 1 | dense = 101: DenseVector { data = 1 } }`, packed floats
+fn dense_bytes(vector: Value<'_>) -> Result<u64, NotUnderstood> {
+    let mut bytes = 0;
+    for field in vector.message()? {
+        bytes += match field? {
+            (1, data) => data.bytes()?.len() as u64,
+            (101, dense) => dense.message()?.last(1)?.map_or(Ok(&[][..]), Value::bytes)?.len() as u64,
+            _ => return Err(NotUnderstood),
+        };
+    }
+    Ok(bytes)
+}
+
 /// The message with only those points that `keeps` names.
 pub(super) fn part(cut: &Cut, message: &[u8], keeps: impl Fn(usize) -> bool) -> Vec<u8> {
     let mut part = Vec::with_capacity(message.len());
@@ -66,7 +114,7 @@ pub(super) fn part(cut: &Cut, message: &[u8], keeps: impl Fn(usize) -> bool) -> 
     let kept =
         || cut.points.iter().enumerate().filter(|&(i, _)| keeps(i)).map(|(_, point)| &message[point.clone()]);
     match cut.location {
-        Location::Structs(_) => kept().for_each(|point| part.extend_from_slice(point)),
+        Location::Structs { .. } => kept().for_each(|point| part.extend_from_slice(point)),
         Location::Selector(number) => {
             let list: usize = kept().map(<[u8]>::len).sum();
             let selector = 1 + varint_length(list) + list;

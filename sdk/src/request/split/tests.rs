@@ -27,15 +27,15 @@ fn parse(part: &Bytes) -> Value {
 #[test]
 fn a_list_of_points_is_dealt_out_as_it_was_written() {
     let body = Bytes::from(
-        r#" { "points" : [ {"id":1, "vector":[1.50] } ,{"vector":{"a":[2]},"id":2},
-            {"id":"550e8400-e29b-41d4-a716-446655440000","vector":[],"payload":{"points":[7]}} ] , "shard_key":"k" } "#,
+        r#" { "points" : [ {"id":1, "vector":[1.50,2] } ,{"vector":[ 2e-7 , 3],"id":2},
+            {"id":"550e8400-e29b-41d4-a716-446655440000","vector":[0,0],"payload":{"points":[7]}} ] , "shard_key":"k" } "#,
     );
     let [even, odd] = deal(&rest(&Method::PUT, ""), &body);
     assert_eq!(
         even,
-        r#" { "points" : [{"id":1, "vector":[1.50] },{"id":"550e8400-e29b-41d4-a716-446655440000","vector":[],"payload":{"points":[7]}}] , "shard_key":"k" } "#
+        r#" { "points" : [{"id":1, "vector":[1.50,2] },{"id":"550e8400-e29b-41d4-a716-446655440000","vector":[0,0],"payload":{"points":[7]}}] , "shard_key":"k" } "#
     );
-    assert_eq!(odd, r#" { "points" : [{"vector":{"a":[2]},"id":2}] , "shard_key":"k" } "#);
+    assert_eq!(odd, r#" { "points" : [{"vector":[ 2e-7 , 3],"id":2}] , "shard_key":"k" } "#);
 }
 
 #[test]
@@ -84,6 +84,65 @@ fn what_cannot_be_dealt_out_is_left_whole() {
     }
 }
 
+#[test]
+fn points_that_are_not_alike_go_whole() {
+    let whole = |points: Value| {
+        Pieces::of(&rest(&Method::PUT, ""), &Bytes::from(json!({ "points": points }).to_string())).is_err()
+    };
+    let alike = json!([{ "id": 1, "vector": { "a": [1, 2] } }, { "id": 2, "vector": { "a": [3, 4] }, "payload": {} }]);
+    assert!(!whole(alike));
+    for odd_one in [
+        json!({ "id": 2, "vector": { "a": [3, 4, 5] } }),
+        json!({ "id": 2, "vector": { "b": [3, 4] } }),
+        json!({ "id": 2, "vector": [3, 4] }),
+        json!({ "id": 2, "vector": { "a": [3, "4"] } }),
+        json!({ "id": 2, "vector": { "a": [3, true] } }),
+        json!({ "id": 2 }),
+        json!({ "id": 2, "vector": { "a": [3, 4] }, "payload": [] }),
+    ] {
+        assert!(whole(json!([{ "id": 1, "vector": { "a": [1, 2] } }, odd_one])), "{odd_one}");
+    }
+    let columns = json!({ "batch": { "ids": [1, 2], "vectors": [[1, 2], [3]] } });
+    assert!(Pieces::of(&rest(&Method::PUT, ""), &Bytes::from(columns.to_string())).is_err());
+
+    let points = |b: Vec<f32>| q::UpsertPoints {
+        points: vec![
+            q::PointStruct::new(1, vec![1.0, 2.0], qdrant_client::Payload::new()),
+            q::PointStruct::new(2, b, qdrant_client::Payload::new()),
+        ],
+        ..Default::default()
+    };
+    assert!(Pieces::of(&grpc("Upsert"), &framed(&points(vec![3.0, 4.0]))).is_ok());
+    assert!(Pieces::of(&grpc("Upsert"), &framed(&points(vec![3.0]))).is_err());
+    let sparse = q::UpsertPoints {
+        points: vec![
+            q::PointStruct::new(
+                1,
+                q::Vector::new_sparse(vec![1], vec![0.5]),
+                qdrant_client::Payload::new()
+            );
+            2
+        ],
+        ..Default::default()
+    };
+    assert!(Pieces::of(&grpc("Upsert"), &framed(&sparse)).is_err());
+    let named = |names: [&str; 2]| {
+        q::PointStruct::new(
+            1,
+            std::collections::HashMap::from([
+                (names[0].to_owned(), vec![1.0]),
+                (names[1].to_owned(), vec![1.0, 2.0]),
+            ]),
+            qdrant_client::Payload::new(),
+        )
+    };
+    let swapped =
+        q::UpsertPoints { points: vec![named(["a", "b"]), named(["b", "a"])], ..Default::default() };
+    assert!(Pieces::of(&grpc("Upsert"), &framed(&swapped)).is_err());
+    let same = q::UpsertPoints { points: vec![named(["a", "b"]), named(["a", "b"])], ..Default::default() };
+    assert!(Pieces::of(&grpc("Upsert"), &framed(&same)).is_ok());
+}
+
 fn framed(message: &impl prost::Message) -> Bytes {
     grpc::frame(&message.encode_to_vec())
 }
@@ -95,7 +154,7 @@ fn unframed<M: prost::Message + Default>(part: &Bytes) -> M {
 #[test]
 fn messages_with_points_are_dealt_out() {
     let points: Vec<_> = (0..5_u64)
-        .map(|id| q::PointStruct::new(id, vec![id as f32], qdrant_client::Payload::new()))
+        .map(|id| q::PointStruct::new(id, vec![id as f32, 0.5], qdrant_client::Payload::new()))
         .collect();
     let whole = q::UpsertPoints {
         collection_name: "c".to_owned(),
