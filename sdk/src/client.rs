@@ -62,8 +62,11 @@ macro_rules! bare_rpcs {
 
 use {bare_rpcs, rpcs};
 
+mod bulk;
 mod collections;
 mod points;
+
+pub use self::bulk::Progress;
 
 /// How long a call may take unless the builder says otherwise; the official client's default.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -26,7 +26,7 @@ mod parts;
 mod refusal;
 
 pub(crate) use self::{
-    merge::Reply,
+    merge::{Reply, sum_usage},
     parts::Merged,
     refusal::{Failure, refuse},
 };

@@ -33,7 +33,7 @@ struct Readme;
 
 pub use self::{
     balance::Balance,
-    client::{Qdrant, QdrantBuilder},
+    client::{Progress, Qdrant, QdrantBuilder},
     connect::{Tls, TlsError},
     service::{BuildError, ResponseBody, Routed, Router, RouterBuilder, TlsOptions},
 };

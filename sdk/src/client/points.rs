@@ -6,14 +6,14 @@
 use qdrant_client::qdrant::{
     ClearPayloadPoints, CountPoints, CountResponse, CreateFieldIndexCollection, CreateVectorNameRequest,
     DeleteFieldIndexCollection, DeletePayloadPoints, DeletePointVectors, DeletePoints,
-    DeleteVectorNameRequest, DiscoverPoints, DiscoverResponse, FacetCounts, FacetResponse, GetPoints,
-    GetResponse, PointsOperationResponse, QueryBatchPoints, QueryBatchResponse, QueryGroupsResponse,
-    QueryPointGroups, QueryPoints, QueryResponse, RecommendBatchPoints, RecommendBatchResponse,
-    RecommendGroupsResponse, RecommendPointGroups, RecommendPoints, RecommendResponse, ScrollPoints,
-    ScrollResponse, SearchBatchPoints, SearchBatchResponse, SearchGroupsResponse,
-    SearchMatrixOffsetsResponse, SearchMatrixPairsResponse, SearchMatrixPoints, SearchPointGroups,
-    SearchPoints, SearchResponse, SetPayloadPoints, UpdateBatchPoints, UpdateBatchResponse,
-    UpdatePointVectors, UpsertPoints,
+    DeleteVectorNameRequest, DiscoverBatchPoints, DiscoverBatchResponse, DiscoverPoints, DiscoverResponse,
+    FacetCounts, FacetResponse, GetPoints, GetResponse, PointsOperationResponse, QueryBatchPoints,
+    QueryBatchResponse, QueryGroupsResponse, QueryPointGroups, QueryPoints, QueryResponse,
+    RecommendBatchPoints, RecommendBatchResponse, RecommendGroupsResponse, RecommendPointGroups,
+    RecommendPoints, RecommendResponse, ScrollPoints, ScrollResponse, SearchBatchPoints, SearchBatchResponse,
+    SearchGroupsResponse, SearchMatrixOffsetsResponse, SearchMatrixPairsResponse, SearchMatrixPoints,
+    SearchPointGroups, SearchPoints, SearchResponse, SetPayloadPoints, UpdateBatchPoints,
+    UpdateBatchResponse, UpdatePointVectors, UpsertPoints,
 };
 
 super::rpcs! {
@@ -77,4 +77,18 @@ super::rpcs! {
     points: create_vector_name(CreateVectorNameRequest) = create_vector_name -> PointsOperationResponse;
     /// Removes a named vector from a collection (Qdrant 1.18 and later).
     points: delete_vector_name(DeleteVectorNameRequest) = delete_vector_name -> PointsOperationResponse;
+}
+
+impl super::Qdrant {
+    /// Runs several discoveries.
+    ///
+    /// # Errors
+    ///
+    /// What Qdrant answers, or `UNAVAILABLE` where no node could be reached.
+    pub async fn discover_batch(
+        &self,
+        request: &DiscoverBatchPoints,
+    ) -> super::QdrantResult<DiscoverBatchResponse> {
+        Ok(self.points().discover_batch(request.clone()).await?.into_inner())
+    }
 }

@@ -96,7 +96,7 @@ impl Protocol {
                 };
                 let mut merged = PointsOperationResponse { time: took.as_secs_f64(), ..Default::default() };
                 for reply in replies {
-                    merged.usage = sum(merged.usage, reply.usage);
+                    merged.usage = sum_usage(merged.usage, reply.usage);
                     match (&mut merged.result, reply.result) {
                         (Some(all), Some(one)) => {
                             all.operation_id = all.operation_id.max(one.operation_id);
@@ -248,7 +248,8 @@ fn add(a: Value, b: Value) -> Value {
     }
 }
 
-fn sum(a: Option<Usage>, b: Option<Usage>) -> Option<Usage> {
+/// The sum of two usages, where given.
+pub(crate) fn sum_usage(a: Option<Usage>, b: Option<Usage>) -> Option<Usage> {
     let (Some(mut a), Some(b)) = (a.clone(), b.clone()) else { return a.or(b) };
     match (&mut a.hardware, b.hardware) {
         (Some(a), Some(b)) => {
