@@ -27,6 +27,10 @@ use tokio::{
 /// How long a TCP and TLS handshake with a node may take.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A node that vanished without a word is noticed, even by a request that waits for its answer.
+const KEEP_ALIVE: socket2::TcpKeepalive =
+    socket2::TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2));
+
 /// TLS towards the nodes.
 #[derive(Clone)]
 pub struct Tls {
@@ -134,6 +138,7 @@ impl Dialer {
         let handshake = async {
             let tcp = TcpStream::connect(self.address).await?;
             tcp.set_nodelay(true)?;
+            socket2::SockRef::from(&tcp).set_tcp_keepalive(&KEEP_ALIVE)?;
             Ok(match self.tls {
                 None => Stream::Plain(tcp),
                 Some(tls) => {

@@ -107,7 +107,10 @@ impl Dispatcher {
             let request = Request::from_parts(job.head.clone(), body);
             let error = match self.transport.send(plan.address, job.protocol, request).await {
                 Ok(response) => {
-                    in_flight.answered();
+                    // Reads alone compare: a snapshot takes long, and a quick error is no merit.
+                    if job.class == Class::Read && !response.status().is_server_error() {
+                        in_flight.answered();
+                    }
                     return Ok(Answer { response, plan, attempts: tried.len() + 1, in_flight });
                 }
                 Err(error) => error,
@@ -124,13 +127,13 @@ impl Dispatcher {
                 unknown_outcomes += 1;
             }
             if !can_send_again || !may_repeat(repeatable, error.sent, unknown_outcomes) {
-                return Err(Failure::Broken { attempts: failures, sent: error.sent });
+                return Err(Failure::Broken { attempts: failures, sent: outcome(unknown_outcomes) });
             }
         }
         Err(if failures.is_empty() {
             Failure::NoNode { problems: self.topology.problems().iter().map(ToString::to_string).collect() }
         } else {
-            Failure::Broken { attempts: failures, sent: Sent::No }
+            Failure::Broken { attempts: failures, sent: outcome(unknown_outcomes) }
         })
     }
 }
@@ -192,10 +195,16 @@ impl Repeatable {
                 Placement::Points(_, Intent { action: Action::Write(WriteOrdering::Weak), .. }),
             ) => Self::Once,
             (Class::Write | Class::Consensus, _) => Self::Never,
-            (Class::NodeLocal | Class::Unknown, _) if is_safe_method => Self::Freely,
+            (Class::Unknown, _) if is_safe_method => Self::Freely,
+            // Another node would answer a node-local request with something else.
             (Class::NodeLocal | Class::Unknown, _) => Self::Never,
         }
     }
+}
+
+/// What is known of a request that no attempt got an answer to.
+fn outcome(unknown_outcomes: usize) -> Sent {
+    if unknown_outcomes > 0 { Sent::Unknown } else { Sent::No }
 }
 
 /// Whether a request may be sent to another node after an attempt failed; `unknown_outcomes` counts
@@ -239,7 +248,7 @@ mod tests {
             (Class::Write, write(WriteOrdering::Strong), Method::PUT, false, false),
             (Class::Write, Placement::Opaque(Reason::UnknownCollection), Method::PUT, false, false),
             (Class::Consensus, class(), Method::PUT, false, false),
-            (Class::NodeLocal, class(), Method::GET, true, true),
+            (Class::NodeLocal, class(), Method::GET, false, false),
             (Class::NodeLocal, class(), Method::POST, false, false),
             (Class::Unknown, class(), Method::GET, true, true),
             (Class::Unknown, class(), Method::DELETE, false, false),

@@ -210,7 +210,7 @@ impl Call {
     #[must_use]
     pub fn collection<'a>(&'a self, body: &'a [u8]) -> Option<&'a str> {
         match self.layout {
-            Layout::Grpc(_) => grpc::collection(body),
+            Layout::Grpc(method) => grpc::collection(method, body),
             Layout::Rest(_) | Layout::Nothing => self.collection.as_deref(),
         }
     }

@@ -29,6 +29,9 @@ pub use self::{
     response::ResponseBody,
 };
 
+/// No collection of Qdrant has a longer name, in bytes.
+const MAX_COLLECTION_NAME: usize = 255;
+
 const EXPLAIN: HeaderName = HeaderName::from_static("x-qdrant-router-explain");
 
 /// Sends each request straight to the node that holds its data.
@@ -170,8 +173,9 @@ impl Router {
         routed.attempts = attempts;
         routed.expected_rpcs = plan.expected_rpcs;
         routed.answered = true;
-        // A gRPC error comes with a success of HTTP; taking it for a change does no harm.
-        if job.class == Class::Consensus && response.status().is_success() {
+        // A gRPC error is a success of HTTP that tells its status in the first headers.
+        let is_error = response.headers().get("grpc-status").is_some_and(|status| status != "0");
+        if job.class == Class::Consensus && response.status().is_success() && !is_error {
             dispatcher.topology.note_change(plan.address, job.collection.as_deref());
         }
         response.map(|body| ResponseBody::streamed(body, in_flight))
@@ -184,14 +188,20 @@ impl Router {
         B::Error: Into<BoxError>,
     {
         let topology = &self.0.dispatcher.topology;
+        let found = topology.found().await;
         let unread = |placement, body| Prepared {
             placement,
             collection: call.collection(&[]).map(str::to_owned),
-            snapshot: topology.snapshot(),
+            snapshot: found.clone(),
             body,
         };
-        // Uploads and what is not known may be endless: passed on as they come.
-        if matches!(call.class, Class::NodeLocal | Class::Unknown) {
+        // Uploads and what is not known may be endless: passed on as they come. Over gRPC, what is
+        // known is one short message that names its collection.
+        let may_be_endless = match call.protocol {
+            Protocol::Rest => matches!(call.class, Class::NodeLocal | Class::Unknown),
+            Protocol::Grpc => call.class == Class::Unknown,
+        };
+        if may_be_endless {
             return Ok(unread(Placement::Class, Body::stream(body)));
         }
         let body = match collect(body, self.0.body_limit).await? {
@@ -201,11 +211,11 @@ impl Router {
             }
             Collected::TooLarge(body) => return Ok(unread(Placement::Class, body)),
         };
-        if !call.is_on_points() {
-            return Ok(unread(Placement::Class, Body::Full(body)));
-        }
-        let (placement, snapshot) = self.place(call, headers, &body).await;
         let collection = call.collection(&body).map(str::to_owned);
+        let (placement, snapshot) = match call.is_on_points() {
+            true => self.place(call, headers, &body).await,
+            false => (Placement::Class, found),
+        };
         Ok(Prepared { placement, collection, snapshot, body: Body::Full(body) })
     }
 
@@ -215,6 +225,9 @@ impl Router {
         let Some(name) = call.collection(body) else {
             return (Placement::Opaque(Reason::NotUnderstood), topology.snapshot());
         };
+        if name.is_empty() || name.len() > MAX_COLLECTION_NAME {
+            return (Placement::Opaque(Reason::UnknownCollection), topology.snapshot());
+        }
         let snapshot = topology.knowing(name).await;
         let Some(Lookup::Found(collection)) = snapshot.collection(name) else {
             return (Placement::Opaque(Reason::UnknownCollection), snapshot);

@@ -163,10 +163,17 @@ impl SendError {
 
 impl From<&ClientError> for SendError {
     fn from(error: &ClientError) -> Self {
-        let no_connection = error.is_connect();
-        let sent = if no_connection || was_refused(error) { Sent::No } else { Sent::Unknown };
+        let sent = if error.is_connect() || was_refused(error) { Sent::No } else { Sent::Unknown };
+        // Requests that waited for a connection which another one gave up fail to connect, too, but
+        // that says nothing about the node.
+        let no_connection = error.is_connect() && is_io(error);
         Self { sent, no_connection, reason: chain(error) }
     }
+}
+
+fn is_io(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .any(<dyn std::error::Error>::is::<std::io::Error>)
 }
 
 /// Whether the node said that it has not looked at the request: a refused stream, or one beyond the

@@ -117,7 +117,7 @@ pub enum ServeError {
         /// What the system said.
         error: io::Error,
     },
-    /// No node accepts the router's key.
+    /// No node accepts the router's key, and there is no fallback.
     #[error("{0}")]
     Refused(ApiError),
     /// The system failed.
@@ -235,7 +235,9 @@ async fn report_survey(router: Router) -> Result<(), ServeError> {
             _ => None,
         })
     };
+    // With a fallback there is somebody to serve clients meanwhile.
     let is_refused = snapshot.epoch().is_none()
+        && snapshot.fallback().is_empty()
         && refusals().count() > 0
         && snapshot.nodes().iter().filter(|node| node.reachable).count() == refusals().count();
     match refusals().next() {

@@ -159,7 +159,9 @@ impl Resolve for DnsResolver {
             }
             match failure {
                 None => reason = "no such name, or no address under it".to_owned(),
-                // A server that fails says nothing about the name: guessing on would only hide that.
+                // A search domain that its server refuses to answer for does not speak for the others.
+                Some(error @ NetError::Dns(DnsError::ResponseCode(_))) => reason = error.to_string(),
+                // A server that does not answer will not answer for another name either.
                 Some(error) => {
                     reason = error.to_string();
                     break;

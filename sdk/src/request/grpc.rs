@@ -22,6 +22,8 @@ pub(crate) struct Method {
 enum Message {
     /// None do.
     Nothing,
+    /// `collection_name` is 1, and nothing else matters.
+    Collection,
     /// A read: `collection_name` is 1, `shard_key_selector` is given.
     Read { key: Option<u32> },
     /// A batch of reads: `collection_name` is 1, the items are 2, their `shard_key_selector` is given.
@@ -53,6 +55,10 @@ const fn read_batch(path: &'static str, item_key: u32) -> Method {
 
 const fn write(path: &'static str, points: Location, key: u32, ordering: u32) -> Method {
     Method { path, class: Write, message: Message::Write { points, key, ordering } }
+}
+
+const fn named(path: &'static str, class: Class) -> Method {
+    Method { path, class, message: Message::Collection }
 }
 
 const fn other(path: &'static str, class: Class) -> Method {
@@ -91,29 +97,29 @@ const METHODS: &[Method] = &[
     read_batch("/qdrant.Points/DiscoverBatch",  14),
     read_batch("/qdrant.Points/QueryBatch",     13),
 
-    other("/qdrant.Points/CreateFieldIndex", Consensus),
-    other("/qdrant.Points/DeleteFieldIndex", Consensus),
-    other("/qdrant.Points/CreateVectorName", Consensus),
-    other("/qdrant.Points/DeleteVectorName", Consensus),
+    named("/qdrant.Points/CreateFieldIndex", Consensus),
+    named("/qdrant.Points/DeleteFieldIndex", Consensus),
+    named("/qdrant.Points/CreateVectorName", Consensus),
+    named("/qdrant.Points/DeleteVectorName", Consensus),
 
     Method { path: "/qdrant.Collections/Get", class: Read, message: Message::Read { key: None } },
     other("/qdrant.Collections/List",                         Anywhere),
-    other("/qdrant.Collections/CollectionExists",             Anywhere),
-    other("/qdrant.Collections/Create",                       Consensus),
-    other("/qdrant.Collections/Update",                       Consensus),
-    other("/qdrant.Collections/Delete",                       Consensus),
+    named("/qdrant.Collections/CollectionExists",             Anywhere),
+    named("/qdrant.Collections/Create",                       Consensus),
+    named("/qdrant.Collections/Update",                       Consensus),
+    named("/qdrant.Collections/Delete",                       Consensus),
     other("/qdrant.Collections/UpdateAliases",                Consensus),
-    other("/qdrant.Collections/ListCollectionAliases",        Anywhere),
+    named("/qdrant.Collections/ListCollectionAliases",        Anywhere),
     other("/qdrant.Collections/ListAliases",                  Anywhere),
-    other("/qdrant.Collections/CollectionClusterInfo",        Anywhere),
-    other("/qdrant.Collections/UpdateCollectionClusterSetup", Consensus),
-    other("/qdrant.Collections/CreateShardKey",               Consensus),
-    other("/qdrant.Collections/DeleteShardKey",               Consensus),
-    other("/qdrant.Collections/ListShardKeys",                Anywhere),
+    named("/qdrant.Collections/CollectionClusterInfo",        Anywhere),
+    named("/qdrant.Collections/UpdateCollectionClusterSetup", Consensus),
+    named("/qdrant.Collections/CreateShardKey",               Consensus),
+    named("/qdrant.Collections/DeleteShardKey",               Consensus),
+    named("/qdrant.Collections/ListShardKeys",                Anywhere),
 
-    other("/qdrant.Snapshots/Create",     NodeLocal),
-    other("/qdrant.Snapshots/List",       NodeLocal),
-    other("/qdrant.Snapshots/Delete",     NodeLocal),
+    named("/qdrant.Snapshots/Create",     NodeLocal),
+    named("/qdrant.Snapshots/List",       NodeLocal),
+    named("/qdrant.Snapshots/Delete",     NodeLocal),
     other("/qdrant.Snapshots/CreateFull", NodeLocal),
     other("/qdrant.Snapshots/ListFull",   NodeLocal),
     other("/qdrant.Snapshots/DeleteFull", NodeLocal),
@@ -121,14 +127,14 @@ const METHODS: &[Method] = &[
     other("/qdrant.Qdrant/HealthCheck",   Anywhere),
     other("/grpc.health.v1.Health/Check", Anywhere),
 
-    other("/qdrant.StorageRead/ListFiles",       NodeLocal),
-    other("/qdrant.StorageRead/FileExists",      NodeLocal),
-    other("/qdrant.StorageRead/FileLength",      NodeLocal),
-    other("/qdrant.StorageRead/ReadBytes",       NodeLocal),
-    other("/qdrant.StorageRead/ReadBytesStream", NodeLocal),
-    other("/qdrant.StorageRead/ReadWhole",       NodeLocal),
-    other("/qdrant.StorageRead/ReadBatch",       NodeLocal),
-    other("/qdrant.StorageRead/ReadMulti",       NodeLocal),
+    named("/qdrant.StorageRead/ListFiles",       NodeLocal),
+    named("/qdrant.StorageRead/FileExists",      NodeLocal),
+    named("/qdrant.StorageRead/FileLength",      NodeLocal),
+    named("/qdrant.StorageRead/ReadBytes",       NodeLocal),
+    named("/qdrant.StorageRead/ReadBytesStream", NodeLocal),
+    named("/qdrant.StorageRead/ReadWhole",       NodeLocal),
+    named("/qdrant.StorageRead/ReadBatch",       NodeLocal),
+    named("/qdrant.StorageRead/ReadMulti",       NodeLocal),
 ];
 
 /// What `path` says.
@@ -141,8 +147,11 @@ pub(super) fn call(path: &str) -> Call {
     }
 }
 
-/// `collection_name`, which is field 1 wherever it matters.
-pub(super) fn collection(body: &[u8]) -> Option<&str> {
+/// `collection_name`, which is field 1 of every message that has it.
+pub(super) fn collection<'a>(method: &Method, body: &'a [u8]) -> Option<&'a str> {
+    if matches!(method.message, Message::Nothing) {
+        return None;
+    }
     let mut fields = Fields::of(unframe(body).ok()?);
     // It comes first in practice; the whole message is walked only where it does not.
     match fields.clone().next()?.ok()? {
@@ -159,7 +168,7 @@ pub(super) fn peek(
 ) -> Result<(WriteOrdering, SmallVec<[Scope; 1]>), NotUnderstood> {
     let message = Fields::of(unframe(body)?);
     match method.message {
-        Message::Nothing | Message::Read { key: None } => {
+        Message::Nothing | Message::Collection | Message::Read { key: None } => {
             Ok((WriteOrdering::Weak, smallvec![Scope::EVERYTHING]))
         }
         Message::Read { key: Some(_) } | Message::ReadBatch { .. } if !depth.keys => {
@@ -203,7 +212,11 @@ pub(super) fn peek(
 pub(super) fn location(method: &Method) -> Option<Location> {
     match method.message {
         Message::Write { points, .. } => Some(points),
-        Message::Nothing | Message::Read { .. } | Message::ReadBatch { .. } | Message::Operations => None,
+        Message::Nothing
+        | Message::Collection
+        | Message::Read { .. }
+        | Message::ReadBatch { .. }
+        | Message::Operations => None,
     }
 }
 

@@ -77,7 +77,9 @@ pub fn plan(
                 None => field.any(Reason::AnyNode),
             }
         }
-        Target::Class(Class::NodeLocal, collection) => field.stable(collection.unwrap_or_default()),
+        Target::Class(Class::NodeLocal, collection) => {
+            field.stable(collection.map_or("", |name| topology.resolve(name)))
+        }
         Target::Class(Class::Unknown, _) => field.any(Reason::UnknownOperation),
         Target::Class(Class::Anywhere | Class::Read | Class::Write, _) => field.any(Reason::AnyNode),
     };

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use tokio::time::Instant;
+
 use super::{Address, Collection, Epoch, PeerId};
 
 /// A node that requests may be sent to.
@@ -46,6 +48,8 @@ pub struct Change {
     pub(super) number: u64,
     /// The node that answered it, and so has applied it.
     pub(super) by: Option<Address>,
+    /// When it was answered.
+    pub(super) at: Option<Instant>,
     /// What it changed; `None` for more than one collection.
     pub(super) collection: Option<String>,
 }
@@ -79,7 +83,7 @@ impl Change {
             return false;
         }
         match (&self.collection, collection) {
-            (Some(changed), Some(named)) => changed == named || changed == topology.resolve(named),
+            (Some(changed), Some(named)) => topology.resolve(changed) == topology.resolve(named),
             (None, _) | (_, None) => true,
         }
     }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use dashmap::DashSet;
+use dashmap::DashMap;
 use futures_util::{StreamExt, stream};
 use tokio::{
     sync::{Notify, watch},
@@ -52,6 +52,13 @@ const MAX_ABSENT: usize = 1_000;
 
 /// The pause after a batch in which something could not be read.
 const FETCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the first requests wait for a node to be found.
+const FIRST_NODE: Duration = Duration::from_secs(2);
+
+/// A change that a node has not applied within this time is no longer waited for; Qdrant itself waits
+/// as long for consensus.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Placements fetched at the same time.
 const FETCHES_AT_ONCE: usize = 8;
@@ -107,7 +114,8 @@ struct Shared {
     problems: ArcSwap<Vec<Problem>>,
     /// Whether every candidate of a complete discovery has been asked at least once.
     surveyed: AtomicBool,
-    wanted: DashSet<String>,
+    /// The names whose placement is wanted, and since when.
+    wanted: DashMap<String, Instant>,
     refresh: AtomicBool,
     wake: Notify,
 }
@@ -268,12 +276,8 @@ impl TopologyHandle {
             Some(Lookup::Absent(as_of)) => (true, *as_of < epoch),
             None => (false, true),
         };
-        if is_stale && !self.want(collection) {
-            return snapshot;
-        }
-        if is_known {
-            return snapshot;
-        }
+        let wanted_since = if is_stale { self.want(collection) } else { None };
+        let Some(wanted_since) = wanted_since.filter(|_| !is_known) else { return snapshot };
         let known = async {
             let mut published = self.published.clone();
             loop {
@@ -284,7 +288,28 @@ impl TopologyHandle {
                 }
             }
         };
-        tokio::time::timeout(self.settings.first_fetch, known).await.unwrap_or(snapshot)
+        // Whoever comes later waits for the rest of that time only, and after it not at all.
+        tokio::time::timeout_at(wanted_since + self.settings.first_fetch, known).await.unwrap_or(snapshot)
+    }
+
+    /// A snapshot with somebody to send requests to, where there is one.
+    ///
+    /// Returns at once but for the moments after the start: then it waits until a node or the
+    /// fallback has been found, or all candidates have been asked, for two seconds at most.
+    pub async fn found(&self) -> Arc<Topology> {
+        let mut published = self.published.clone();
+        let found = async {
+            loop {
+                published.borrow_and_update();
+                let snapshot = self.snapshot();
+                let is_found = !snapshot.nodes().is_empty() || !snapshot.fallback().is_empty();
+                let is_over = self.shared.surveyed.load(Ordering::Acquire);
+                if is_found || is_over || published.changed().await.is_err() {
+                    return snapshot;
+                }
+            }
+        };
+        tokio::time::timeout(FIRST_NODE, found).await.unwrap_or_else(|_| self.snapshot())
     }
 
     /// Notes that the node at `by` has applied a change of `collection`, or of metadata at large.
@@ -295,6 +320,7 @@ impl TopologyHandle {
         self.shared.change.rcu(|last| Change {
             number: last.number + 1,
             by: Some(by),
+            at: Some(Instant::now()),
             // Of two changes under way, only "everything" covers both.
             collection: collection
                 .filter(|&name| {
@@ -318,17 +344,19 @@ impl TopologyHandle {
         }
     }
 
-    /// Notes that the placement of `collection` is wanted; false where too many are already.
-    fn want(&self, collection: &str) -> bool {
-        if self.shared.wanted.contains(collection) {
-            return true;
+    /// Notes that the placement of `collection` is wanted, and tells since when; `None` where too
+    /// many are wanted already.
+    fn want(&self, collection: &str) -> Option<Instant> {
+        if let Some(since) = self.shared.wanted.get(collection) {
+            return Some(*since);
         }
         if self.shared.wanted.len() >= MAX_WANTED {
-            return false;
+            return None;
         }
-        self.shared.wanted.insert(collection.to_owned());
+        let now = Instant::now();
+        self.shared.wanted.insert(collection.to_owned(), now);
         self.shared.wake.notify_one();
-        true
+        Some(now)
     }
 }
 
@@ -465,7 +493,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         let Some(epoch) = self.epoch.filter(|&epoch| self.membership.epoch == Some(epoch)) else { return };
         let at = self.dice.throw() as usize % self.membership.freshest.len();
         let from = self.membership.freshest[at];
-        let names: Vec<String> = self.shared.wanted.iter().map(|name| name.clone()).collect();
+        let names: Vec<String> = self.shared.wanted.iter().map(|wanted| wanted.key().clone()).collect();
         let known_aliases = (self.aliases.0 == Some(epoch)).then(|| self.aliases.1.clone());
         let api = self.api.clone();
         self.fetching = true;
@@ -600,7 +628,8 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             }
         };
         let live = || self.membership.nodes.iter().filter(|node| node.reachable).map(|node| node.address);
-        let Some(by) = change.by.filter(|&by| live().any(|address| address == by)) else {
+        let is_over = change.at.is_none_or(|at| at.elapsed() > CHANGE_DEADLINE);
+        let Some(by) = change.by.filter(|&by| !is_over && live().any(|address| address == by)) else {
             return Applied { change: change.number, by: None };
         };
         let has_it = |address| epoch_of(by).is_some_and(|required| epoch_of(address) >= Some(required));
