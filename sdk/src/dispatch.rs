@@ -127,13 +127,16 @@ impl Dispatcher {
                 unknown_outcomes += 1;
             }
             if !can_send_again || !may_repeat(repeatable, error.sent, unknown_outcomes) {
-                return Err(Failure::Broken { attempts: failures, sent: outcome(unknown_outcomes) });
+                return Err(Failure::Broken {
+                    attempts: failures,
+                    sent: outcome(repeatable, unknown_outcomes),
+                });
             }
         }
         Err(if failures.is_empty() {
             Failure::NoNode { problems: self.topology.problems().iter().map(ToString::to_string).collect() }
         } else {
-            Failure::Broken { attempts: failures, sent: outcome(unknown_outcomes) }
+            Failure::Broken { attempts: failures, sent: outcome(repeatable, unknown_outcomes) }
         })
     }
 }
@@ -202,9 +205,13 @@ impl Repeatable {
     }
 }
 
-/// What is known of a request that no attempt got an answer to.
-fn outcome(unknown_outcomes: usize) -> Sent {
-    if unknown_outcomes > 0 { Sent::Unknown } else { Sent::No }
+/// What is known of a request that no attempt got an answer to. What changes nothing has changed
+/// nothing, processed or not.
+fn outcome(repeatable: Repeatable, unknown_outcomes: usize) -> Sent {
+    match repeatable {
+        Repeatable::Once | Repeatable::Never if unknown_outcomes > 0 => Sent::Unknown,
+        Repeatable::Freely | Repeatable::Once | Repeatable::Never => Sent::No,
+    }
 }
 
 /// Whether a request may be sent to another node after an attempt failed; `unknown_outcomes` counts

@@ -61,7 +61,7 @@ impl Failure {
                 let attempts: Vec<String> =
                     attempts.iter().map(|(address, reason)| format!("{}: {reason}", address.ip)).collect();
                 let outcome = match sent {
-                    Sent::No => "no node has processed the request",
+                    Sent::No => "no node has answered, and nothing was changed",
                     Sent::Unknown => "the request may have been processed",
                 };
                 format!("qdrant-router: {outcome}; tried {}", attempts.join("; "))

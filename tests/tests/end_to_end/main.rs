@@ -10,4 +10,5 @@ mod failover;
 mod hops;
 mod keys;
 mod python;
+mod snapshots;
 mod splits;
