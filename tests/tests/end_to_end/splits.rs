@@ -9,7 +9,7 @@ use qdrant_client::{
 };
 use serde_json::{Value, json};
 
-use crate::bed::Bed;
+use crate::bed::{Bed, official_at};
 
 fn points(count: u64) -> Vec<PointStruct> {
     (0..count)
@@ -26,7 +26,7 @@ fn rest_points(count: u64) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_points_cost_only_their_replication() {
     let bed = Bed::new().await;
-    for (factor, at_most) in [(1, 0.05), (2, 6.1), (3, 12.2)] {
+    for (factor, at_most, round_robin_costs) in [(1, 0.05, 4.0), (2, 6.1, 8.0), (3, 12.2, 12.0)] {
         let name = &format!("books{factor}");
         bed.collection(name, json!({ "shard_number": 6, "replication_factor": factor })).await;
         let (sdk, official, rest) = (bed.sdk(), bed.official(), bed.rest());
@@ -52,6 +52,16 @@ async fn a_hundred_points_cost_only_their_replication() {
         for rpcs in [through_sdk, through_grpc, through_rest] {
             assert!(rpcs <= at_most, "replication factor {factor}: {rpcs} internal RPCs");
         }
+        let nodes: Vec<_> = bed.cluster.nodes().iter().map(|node| official_at(node.grpc_addr())).collect();
+        let round_robin = bed
+            .rpcs_per_round(3, async || {
+                for node in &nodes {
+                    node.upsert_points(upsert()).await.expect("an upsert");
+                }
+            })
+            .await
+            / nodes.len() as f64;
+        assert_eq!(round_robin, round_robin_costs, "what the same costs round robin");
         let count = official.count(CountPointsBuilder::new(name).exact(true)).await.expect("a count");
         assert_eq!(count.result.expect("a count").count, 100);
     }
