@@ -297,14 +297,20 @@ impl TopologyHandle {
     /// Returns at once but for the moments after the start: then it waits until a node or the
     /// fallback has been found, or all candidates have been asked, for two seconds at most.
     pub async fn found(&self) -> Arc<Topology> {
+        let is_over = |snapshot: &Topology| {
+            let is_found = !snapshot.nodes().is_empty() || !snapshot.fallback().is_empty();
+            is_found || self.shared.surveyed.load(Ordering::Acquire)
+        };
+        let snapshot = self.snapshot();
+        if is_over(&snapshot) {
+            return snapshot;
+        }
         let mut published = self.published.clone();
         let found = async {
             loop {
                 published.borrow_and_update();
                 let snapshot = self.snapshot();
-                let is_found = !snapshot.nodes().is_empty() || !snapshot.fallback().is_empty();
-                let is_over = self.shared.surveyed.load(Ordering::Acquire);
-                if is_found || is_over || published.changed().await.is_err() {
+                if is_over(&snapshot) || published.changed().await.is_err() {
                     return snapshot;
                 }
             }
@@ -671,15 +677,16 @@ async fn fetch<A: ClusterApi>(
     names: Vec<String>,
     known_aliases: Option<Arc<HashMap<String, String>>>,
 ) -> (Vec<String>, Option<HashMap<String, String>>, Placements, Result<ClusterView, ApiError>) {
-    let aliases = match known_aliases {
-        Some(aliases) => aliases,
+    let new_aliases = match known_aliases {
+        Some(_) => None,
         None => match api.aliases(from).await {
-            Ok(aliases) => Arc::new(aliases),
+            Ok(aliases) => Some(aliases),
             Err(error) => return (names, None, Vec::new(), Err(error)),
         },
     };
-    let resolved: BTreeSet<String> =
-        names.iter().map(|name| aliases.get(name).unwrap_or(name).clone()).collect();
+    let aliases = new_aliases.as_ref().or(known_aliases.as_deref());
+    let resolve = |name: &String| aliases.and_then(|aliases| aliases.get(name)).unwrap_or(name).clone();
+    let resolved: BTreeSet<String> = names.iter().map(resolve).collect();
     let collections = stream::iter(resolved)
         .map(|name| async move {
             let placement = api.placement(from, &name, epoch).await;
@@ -689,7 +696,7 @@ async fn fetch<A: ClusterApi>(
         .collect()
         .await;
     let after = api.cluster(from).await;
-    (names, Some((*aliases).clone()), collections, after)
+    (names, new_aliases, collections, after)
 }
 
 #[cfg(test)]
