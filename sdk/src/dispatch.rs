@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, request::Parts};
+use http::{Request, Response, request::Parts};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
@@ -15,18 +15,20 @@ use crate::{
     balance::{Balance, InFlight},
     dice::Dice,
     discovery::DiscoveryHandle,
-    request::{Action, Body, Class, Intent, Protocol},
-    route::{Conditions, Plan, Reason, Target, plan},
-    topology::{Address, Change, Collection, Topology, TopologyHandle, WriteOrdering},
+    request::{Action, Body, Class, Intent, Protocol, Repeat},
+    route::{Conditions, Local, Plan, Reason, Target, plan},
+    topology::{Address, Change, Collection, PeerId, Topology, TopologyHandle, WriteOrdering},
     transport::{Sent, Transport},
 };
 
 mod merge;
+mod nodes;
 mod parts;
 mod refusal;
 
 pub(crate) use self::{
     merge::{Reply, sum_usage},
+    nodes::{Credentials, Gathered},
     parts::Merged,
     refusal::{Failure, refuse},
 };
@@ -49,6 +51,7 @@ pub(crate) struct Dispatcher {
 pub(crate) struct Job {
     pub(crate) protocol: Protocol,
     pub(crate) class: Class,
+    pub(crate) repeat: Repeat,
     pub(crate) placement: Placement,
     /// The collection that it names, if any.
     pub(crate) collection: Option<String>,
@@ -56,6 +59,8 @@ pub(crate) struct Job {
     pub(crate) snapshot: Arc<Topology>,
     pub(crate) head: Parts,
     pub(crate) body: Body,
+    /// The body as it is looked into, where it was read.
+    pub(crate) plain: Option<Bytes>,
 }
 
 /// What is known of where a request belongs.
@@ -65,8 +70,15 @@ pub(crate) enum Placement {
     Points(Arc<Collection>, Intent),
     /// An operation on points that could not be looked into.
     Opaque(Reason),
-    /// Everything else.
-    Class,
+    /// A node-local request.
+    Local(Local),
+    /// Something that every node does for itself.
+    AllNodes,
+    /// Everything else; but never to this peer.
+    Class {
+        /// The peer that is to be removed.
+        not: Option<PeerId>,
+    },
 }
 
 /// An answer, and how it came about.
@@ -83,17 +95,22 @@ pub(crate) struct Answer {
 impl Dispatcher {
     /// Sends the request to the node that `plan` names, and on to others while that is safe.
     pub(crate) async fn send(&self, job: &mut Job) -> Result<Answer, Failure> {
-        let repeatable = Repeatable::of(job.class, &job.placement, &job.head.method, job.protocol);
+        let repeatable = Repeatable::of(job.repeat, &job.placement);
         let change = self.topology.change();
         let conditions = Now::of(self, &change, &job.snapshot, job.collection.as_deref());
         let mut tried: SmallVec<[Address; MAX_ATTEMPTS]> = SmallVec::new();
+        if let Placement::Class { not: Some(peer) } = &job.placement {
+            tried.extend(job.snapshot.node(*peer).map(|node| node.address));
+        }
+        let excluded = tried.len();
         let mut failures = Vec::new();
         let mut unknown_outcomes = 0;
-        while tried.len() < MAX_ATTEMPTS {
+        while tried.len() - excluded < MAX_ATTEMPTS {
             let target = match &job.placement {
                 Placement::Points(collection, intent) => Target::Points(collection, intent),
                 Placement::Opaque(reason) => Target::Opaque(*reason),
-                Placement::Class => Target::Class(job.class, job.collection.as_deref()),
+                Placement::Local(local) => Target::Local(local),
+                Placement::AllNodes | Placement::Class { .. } => Target::Class(job.class),
             };
             let Some(plan) = plan(target, &job.snapshot, &conditions, &tried, self.dice.throw()) else {
                 break;
@@ -111,7 +128,7 @@ impl Dispatcher {
                     if job.class == Class::Read && !response.status().is_server_error() {
                         in_flight.answered();
                     }
-                    return Ok(Answer { response, plan, attempts: tried.len() + 1, in_flight });
+                    return Ok(Answer { response, plan, attempts: tried.len() - excluded + 1, in_flight });
                 }
                 Err(error) => error,
             };
@@ -189,18 +206,14 @@ enum Repeatable {
 // === impl Repeatable ===
 
 impl Repeatable {
-    fn of(class: Class, placement: &Placement, method: &Method, protocol: Protocol) -> Self {
-        let is_safe_method = protocol == Protocol::Rest && method.is_safe();
-        match (class, placement) {
-            (Class::Read | Class::Anywhere, _) => Self::Freely,
+    fn of(repeat: Repeat, placement: &Placement) -> Self {
+        match (repeat, placement) {
+            (Repeat::Safe, _) => Self::Freely,
             (
-                Class::Write,
+                Repeat::Idempotent,
                 Placement::Points(_, Intent { action: Action::Write(WriteOrdering::Weak), .. }),
             ) => Self::Once,
-            (Class::Write | Class::Consensus, _) => Self::Never,
-            (Class::Unknown, _) if is_safe_method => Self::Freely,
-            // Another node would answer a node-local request with something else.
-            (Class::NodeLocal | Class::Unknown, _) => Self::Never,
+            (Repeat::Idempotent | Repeat::Verify | Repeat::Never, _) => Self::Never,
         }
     }
 }
@@ -246,26 +259,23 @@ mod tests {
 
     #[test]
     fn what_may_have_been_processed_is_repeated_where_that_does_no_harm() {
-        let class = || Placement::Class;
-        for (class, placement, method, first, second) in [
-            (Class::Read, Placement::Opaque(Reason::NotUnderstood), Method::POST, true, true),
-            (Class::Anywhere, class(), Method::GET, true, true),
-            (Class::Write, write(WriteOrdering::Weak), Method::PUT, true, false),
-            (Class::Write, write(WriteOrdering::Medium), Method::PUT, false, false),
-            (Class::Write, write(WriteOrdering::Strong), Method::PUT, false, false),
-            (Class::Write, Placement::Opaque(Reason::UnknownCollection), Method::PUT, false, false),
-            (Class::Consensus, class(), Method::PUT, false, false),
-            (Class::NodeLocal, class(), Method::GET, false, false),
-            (Class::NodeLocal, class(), Method::POST, false, false),
-            (Class::Unknown, class(), Method::GET, true, true),
-            (Class::Unknown, class(), Method::DELETE, false, false),
+        let class = || Placement::Class { not: None };
+        let opaque = || Placement::Opaque(Reason::UnknownCollection);
+        for (repeat, placement, first, second) in [
+            (Repeat::Safe, opaque(), true, true),
+            (Repeat::Safe, class(), true, true),
+            (Repeat::Idempotent, write(WriteOrdering::Weak), true, false),
+            (Repeat::Idempotent, write(WriteOrdering::Medium), false, false),
+            (Repeat::Idempotent, write(WriteOrdering::Strong), false, false),
+            (Repeat::Idempotent, opaque(), false, false),
+            (Repeat::Idempotent, class(), false, false),
+            (Repeat::Verify, class(), false, false),
+            (Repeat::Never, class(), false, false),
         ] {
-            let repeatable = Repeatable::of(class, &placement, &method, Protocol::Rest);
+            let repeatable = Repeatable::of(repeat, &placement);
             let verdicts =
                 (may_repeat(repeatable, Sent::Unknown, 1), may_repeat(repeatable, Sent::Unknown, 2));
-            assert_eq!(verdicts, (first, second), "{class:?} {method}");
+            assert_eq!(verdicts, (first, second), "{repeat:?} {placement:?}");
         }
-        let unknown_rpc = Repeatable::of(Class::Unknown, &class(), &Method::GET, Protocol::Grpc);
-        assert_eq!(unknown_rpc, Repeatable::Never);
     }
 }

@@ -6,12 +6,15 @@
 //! which ordering. Nothing is looked for that cannot change the decision, vectors and payloads are
 //! never decoded, and a body that is not understood is forwarded as it is.
 
-use http::{Method, Uri};
-use smallvec::SmallVec;
+use std::borrow::Cow;
 
-use crate::topology::{PointId, ShardKey, WriteOrdering};
+use http::{Method, Uri};
+use smallvec::{SmallVec, smallvec};
+
+use crate::topology::{Collection, PeerId, PointId, ShardId, ShardKey, WriteOrdering};
 
 mod body;
+mod encoding;
 pub(crate) mod grpc;
 mod json;
 mod protobuf;
@@ -21,6 +24,7 @@ mod split;
 pub use self::body::BoxError;
 pub(crate) use self::{
     body::{Body, Collected, collect},
+    encoding::plain,
     grpc::frame,
     split::Pieces,
 };
@@ -48,8 +52,25 @@ pub enum Class {
     /// Works on the node that receives it (snapshots, telemetry, logs); spreading it gives wrong
     /// answers, so it goes to the same node each time.
     NodeLocal,
+    /// Lists the snapshots that a node keeps; asked of all nodes, their lists make one.
+    SnapshotList,
+    /// Makes a snapshot of what a node holds; on all nodes where the client asks for that.
+    SnapshotCreate,
     /// No route of Qdrant that is known here.
     Unknown,
+}
+
+/// What repeating a request would do if its first sending had been processed after all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Repeat {
+    /// Nothing: it changes nothing.
+    Safe,
+    /// The same effect again; in between, other writers may have had theirs.
+    Idempotent,
+    /// Nothing, or an error that says that it is done already: the first answer is lost.
+    Verify,
+    /// Something else again, such as another file.
+    Never,
 }
 
 /// What the path alone says of a request.
@@ -59,8 +80,18 @@ pub struct Call {
     pub protocol: Protocol,
     /// What it works on.
     pub class: Class,
+    /// What repeating it would do.
+    pub repeat: Repeat,
     /// The collection, where the path names it (REST).
-    pub collection: Option<String>,
+    collection: Option<String>,
+    /// The shard, where the path names one (REST).
+    shard: Option<ShardId>,
+    /// The point, where the path names one (REST).
+    pub(crate) point: Option<PointId>,
+    /// The snapshot, where the path names one (REST).
+    file: Option<String>,
+    /// The peer that is to be removed (REST).
+    pub(crate) peer: Option<PeerId>,
     /// Where in the body the rest sits.
     layout: Layout,
     /// The `ordering` of the query (REST).
@@ -173,6 +204,8 @@ impl Class {
             Self::Consensus => "consensus",
             Self::Anywhere => "anywhere",
             Self::NodeLocal => "node_local",
+            Self::SnapshotList => "snapshot_list",
+            Self::SnapshotCreate => "snapshot_create",
             Self::Unknown => "unknown",
         }
     }
@@ -194,7 +227,12 @@ impl Call {
         Self {
             protocol,
             class: Class::Unknown,
+            repeat: Repeat::Never,
             collection: None,
+            shard: None,
+            point: None,
+            file: None,
+            peer: None,
             layout: Layout::Nothing,
             ordering: WriteOrdering::Weak,
         }
@@ -215,6 +253,34 @@ impl Call {
         }
     }
 
+    /// The shard that a node-local request works on.
+    #[must_use]
+    pub fn shard(&self, body: &[u8]) -> Option<ShardId> {
+        match self.layout {
+            Layout::Grpc(method) => grpc::shard(method, body),
+            Layout::Rest(_) | Layout::Nothing => self.shard,
+        }
+    }
+
+    /// The name of the snapshot that the request works on.
+    #[must_use]
+    pub fn file<'a>(&'a self, body: &'a [u8]) -> Option<Cow<'a, str>> {
+        match self.layout {
+            Layout::Grpc(method) => grpc::file(method, body).map(Cow::Borrowed),
+            Layout::Rest(json::Layout::Location) => json::file(body).map(Cow::Owned),
+            Layout::Rest(_) | Layout::Nothing => self.file.as_deref().map(Cow::Borrowed),
+        }
+    }
+
+    /// Whether the body is short and tells which node is meant.
+    pub(crate) fn is_told_by_body(&self) -> bool {
+        match self.layout {
+            Layout::Grpc(_) => true,
+            Layout::Rest(layout) => layout == json::Layout::Location,
+            Layout::Nothing => false,
+        }
+    }
+
     /// What the request asks for, looked at no deeper than `depth`.
     ///
     /// # Errors
@@ -224,7 +290,12 @@ impl Call {
         let action = |ordering| match self.class {
             Class::Write => Ok(Action::Write(ordering)),
             Class::Read => Ok(Action::Read),
-            Class::Consensus | Class::Anywhere | Class::NodeLocal | Class::Unknown => Err(NotUnderstood),
+            Class::Consensus
+            | Class::Anywhere
+            | Class::NodeLocal
+            | Class::SnapshotList
+            | Class::SnapshotCreate
+            | Class::Unknown => Err(NotUnderstood),
         };
         // Ids never narrow a read: Qdrant asks every selected shard.
         let depth = Depth { ids: depth.ids && self.class == Class::Write, ..depth };
@@ -239,6 +310,18 @@ impl Call {
             }
             Layout::Nothing => Err(NotUnderstood),
         }
+    }
+}
+
+// === impl Intent ===
+
+impl Intent {
+    /// The intent of a request whose body is not looked into: it may touch all of `collection`.
+    pub(crate) fn unseen(call: &Call, collection: &Collection) -> Self {
+        let action = if call.class == Class::Write { Action::Write(call.ordering) } else { Action::Read };
+        let all: Vec<ShardKey> = collection.groups.iter().filter_map(|group| group.key.clone()).collect();
+        let keys = if all.is_empty() { Keys::Unspecified } else { Keys::Any(all) };
+        Self { action, scopes: smallvec![Scope { keys, points: Points::All }] }
     }
 }
 

@@ -10,7 +10,7 @@ mod plan;
 mod shards;
 mod split;
 
-pub use self::plan::{Conditions, Plan, Target, plan};
+pub use self::plan::{Conditions, Local, Plan, Target, plan};
 pub(crate) use self::{shards::depth, split::Split};
 
 /// Why a request goes where it goes. A closed list: metrics, headers and tests see these names.
@@ -33,6 +33,14 @@ pub enum Reason {
     AnyNode,
     /// The node that node-local requests go to.
     StableNode,
+    /// The node that the client names.
+    PinnedNode,
+    /// The node that keeps the snapshot asked for.
+    SnapshotHolder,
+    /// A node that holds the shard asked for.
+    ShardHolder,
+    /// All nodes, whose answers make one.
+    AllNodes,
     /// Any node: the operation is not known here.
     UnknownOperation,
     /// Any node: the collection is not known.
@@ -53,7 +61,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::ReadableReplica,
         Self::MostReplicas,
         Self::ReplicaHolder,
@@ -62,6 +70,10 @@ impl Reason {
         Self::ConsensusLeader,
         Self::AnyNode,
         Self::StableNode,
+        Self::PinnedNode,
+        Self::SnapshotHolder,
+        Self::ShardHolder,
+        Self::AllNodes,
         Self::UnknownOperation,
         Self::UnknownCollection,
         Self::UnknownShardKey,
@@ -83,6 +95,10 @@ impl Reason {
             Self::ConsensusLeader => "consensus_leader",
             Self::AnyNode => "any_node",
             Self::StableNode => "stable_node",
+            Self::PinnedNode => "pinned_node",
+            Self::SnapshotHolder => "snapshot_holder",
+            Self::ShardHolder => "shard_holder",
+            Self::AllNodes => "all_nodes",
             Self::UnknownOperation => "unknown_operation",
             Self::UnknownCollection => "unknown_collection",
             Self::UnknownShardKey => "unknown_shard_key",

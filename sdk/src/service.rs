@@ -9,28 +9,27 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body as HttpBody;
 
 use crate::{
     balance::Balance,
-    dispatch::{Answer, Dispatcher, Failure, Job, Merged, Placement, Reply, refuse},
-    request::{Body, BoxError, Call, Class, Collected, Depth, Protocol, collect},
-    route::{Reason, depth},
+    dispatch::{Answer, Credentials, Dispatcher, Failure, Gathered, Job, Merged, Placement, Reply, refuse},
+    request::{BoxError, Call, Class, Protocol},
+    route::{Plan, Reason},
     task::AbortOnDrop,
-    topology::{Address, Lookup, Node, PeerId, Topology, TopologyHandle},
+    topology::{Address, Node, PeerId, Topology, TopologyHandle},
 };
 
 mod builder;
+mod placement;
 mod response;
 
+use self::placement::{NodePin, Prepared, known_nodes};
 pub use self::{
     builder::{BuildError, RouterBuilder, TlsOptions},
     response::ResponseBody,
 };
-
-/// No collection of Qdrant has a longer name, in bytes.
-const MAX_COLLECTION_NAME: usize = 255;
 
 const EXPLAIN: HeaderName = HeaderName::from_static("x-qdrant-router-explain");
 
@@ -92,14 +91,6 @@ pub struct Routed {
     pub answered: bool,
 }
 
-/// What is known of a request before it is sent.
-struct Prepared {
-    placement: Placement,
-    collection: Option<String>,
-    snapshot: Arc<Topology>,
-    body: Body,
-}
-
 // === impl Router ===
 
 impl Router {
@@ -131,31 +122,56 @@ impl Router {
         let call = Call::of(protocol, &head.method, &head.uri);
         let mut routed = Routed::unanswered(&call);
 
-        let prepared = self.prepare(&call, &head.headers, body).await;
-        let mut job = match prepared {
-            Ok(Prepared { placement, collection, snapshot, body }) => {
-                Job { protocol, class: call.class, placement, collection, snapshot, head, body }
-            }
-            Err(error) => {
-                let failure = Failure::ClientGone(error.to_string());
+        let pin = NodePin::take(&mut head.headers);
+        let prepared = match self.0.prepare(&call, pin, &head.headers, body).await {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                let failure = self.explained(failure, &head.headers).await;
                 let mut response = refuse(protocol, &failure).map(ResponseBody::local);
                 response.extensions_mut().insert(routed);
                 return response;
             }
         };
+        let Prepared { placement, collection, snapshot, body, plain } = prepared;
+        let mut job = Job {
+            protocol,
+            class: call.class,
+            repeat: call.repeat,
+            placement,
+            collection,
+            snapshot: snapshot.clone(),
+            head,
+            body,
+            plain,
+        };
         let dispatcher = &self.0.dispatcher;
-        let mut response = match dispatcher.deal(&call, &job) {
-            Some(parts) => {
-                let merged = dispatcher.send_parts(protocol, parts).await;
-                merged_response(merged, &job.snapshot, &mut routed)
-            }
-            None => self.send_whole(&mut job, &mut routed).await,
+        let mut response = if matches!(job.placement, Placement::AllNodes) {
+            let Gathered { reply, plans, attempts, is_complete } = dispatcher.gather(job).await;
+            routed.merged(Reason::AllNodes, &plans, attempts, is_complete, &snapshot);
+            merged_response(reply)
+        } else if let Some(parts) = dispatcher.deal(&call, &job) {
+            let Merged { reply, plans, attempts, parts } = dispatcher.send_parts(protocol, parts).await;
+            routed.merged(Reason::Split, &plans, attempts, plans.len() == parts, &snapshot);
+            merged_response(reply)
+        } else {
+            self.send_whole(&mut job, &mut routed).await
         };
         response.extensions_mut().insert(routed.clone());
         if explain {
-            routed.write_headers(&job.snapshot, response.headers_mut());
+            routed.write_headers(&snapshot, response.headers_mut());
         }
         response
+    }
+
+    /// Adds to a failure what only those may know whom Qdrant lets in.
+    async fn explained(&self, failure: Failure, headers: &HeaderMap) -> Failure {
+        let Failure::UnknownNode { name, .. } = failure else { return failure };
+        let dispatcher = &self.0.dispatcher;
+        let snapshot = dispatcher.topology.snapshot();
+        match dispatcher.refusal(&snapshot, &Credentials::of(headers)).await {
+            Ok(()) => Failure::UnknownNode { name, known: known_nodes(&snapshot) },
+            Err(refusal) => refusal,
+        }
     }
 
     async fn send_whole(&self, job: &mut Job, routed: &mut Routed) -> Response<ResponseBody> {
@@ -180,66 +196,6 @@ impl Router {
         }
         response.map(|body| ResponseBody::streamed(body, in_flight))
     }
-
-    /// Finds out where a request belongs, reading its body where that matters.
-    async fn prepare<B>(&self, call: &Call, headers: &HeaderMap, body: B) -> Result<Prepared, BoxError>
-    where
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let topology = &self.0.dispatcher.topology;
-        let found = topology.found().await;
-        let unread = |placement, body| Prepared {
-            placement,
-            collection: call.collection(&[]).map(str::to_owned),
-            snapshot: found.clone(),
-            body,
-        };
-        // Uploads and what is not known may be endless: passed on as they come. Over gRPC, what is
-        // known is one short message that names its collection.
-        let may_be_endless = match call.protocol {
-            Protocol::Rest => matches!(call.class, Class::NodeLocal | Class::Unknown),
-            Protocol::Grpc => call.class == Class::Unknown,
-        };
-        if may_be_endless {
-            return Ok(unread(Placement::Class, Body::stream(body)));
-        }
-        let body = match collect(body, self.0.body_limit).await? {
-            Collected::Whole(bytes) => bytes,
-            Collected::TooLarge(body) if call.is_on_points() => {
-                return Ok(unread(Placement::Opaque(Reason::NotUnderstood), body));
-            }
-            Collected::TooLarge(body) => return Ok(unread(Placement::Class, body)),
-        };
-        let collection = call.collection(&body).map(str::to_owned);
-        let (placement, snapshot) = match call.is_on_points() {
-            true => self.place(call, headers, &body).await,
-            false => (Placement::Class, found),
-        };
-        Ok(Prepared { placement, collection, snapshot, body: Body::Full(body) })
-    }
-
-    /// Where an operation on points belongs.
-    async fn place(&self, call: &Call, headers: &HeaderMap, body: &[u8]) -> (Placement, Arc<Topology>) {
-        let topology = &self.0.dispatcher.topology;
-        let Some(name) = call.collection(body) else {
-            return (Placement::Opaque(Reason::NotUnderstood), topology.snapshot());
-        };
-        if name.is_empty() || name.len() > MAX_COLLECTION_NAME {
-            return (Placement::Opaque(Reason::UnknownCollection), topology.snapshot());
-        }
-        let snapshot = topology.knowing(name).await;
-        let Some(Lookup::Found(collection)) = snapshot.collection(name) else {
-            return (Placement::Opaque(Reason::UnknownCollection), snapshot);
-        };
-        let depth = depth(collection);
-        let is_encoded = depth != Depth::default() && headers.contains_key(header::CONTENT_ENCODING);
-        let placement = match call.intent(body, depth) {
-            Ok(intent) if !is_encoded => Placement::Points(collection.clone(), intent),
-            _ => Placement::Opaque(Reason::NotUnderstood),
-        };
-        (placement, snapshot)
-    }
 }
 
 impl<B> tower::Service<Request<B>> for Router
@@ -261,15 +217,8 @@ where
     }
 }
 
-fn merged_response(merged: Merged, snapshot: &Topology, routed: &mut Routed) -> Response<ResponseBody> {
-    let labels: Vec<String> =
-        merged.plans.iter().map(|plan| label(snapshot, plan.peer, plan.address)).collect();
-    routed.reason = Some(Reason::Split);
-    routed.node = Some(labels.join(","));
-    routed.attempts = merged.attempts;
-    routed.expected_rpcs = merged.plans.iter().map(|plan| plan.expected_rpcs).sum();
-    routed.answered = merged.plans.len() == merged.parts;
-    let Reply { status, headers, body, trailers } = merged.reply;
+fn merged_response(reply: Reply) -> Response<ResponseBody> {
+    let Reply { status, headers, body, trailers } = reply;
     let mut response = Response::new(ResponseBody::with_trailers(body, trailers));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -295,6 +244,23 @@ impl Routed {
             expected_rpcs: None,
             answered: false,
         }
+    }
+
+    /// Takes over how the parts of an answer came about.
+    fn merged(
+        &mut self,
+        reason: Reason,
+        plans: &[Plan],
+        attempts: usize,
+        answered: bool,
+        snapshot: &Topology,
+    ) {
+        let labels: Vec<String> = plans.iter().map(|plan| label(snapshot, plan.peer, plan.address)).collect();
+        self.reason = Some(reason);
+        self.node = Some(labels.join(","));
+        self.attempts = attempts;
+        self.expected_rpcs = plans.iter().map(|plan| plan.expected_rpcs).sum();
+        self.answered = answered;
     }
 
     fn write_headers(&self, snapshot: &Topology, headers: &mut HeaderMap) {

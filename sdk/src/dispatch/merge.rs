@@ -4,13 +4,15 @@
 //! highest operation id, the summed usage. Where some parts failed and others did not, it is Qdrant's
 //! own error for that case, with the code of the first failure and the number of shards that failed.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
 use prost::Message;
-use qdrant_client::qdrant::{PointsOperationResponse, UpdateStatus, Usage};
+use qdrant_client::qdrant::{
+    ListSnapshotsResponse, PointsOperationResponse, SnapshotDescription, UpdateStatus, Usage,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -38,22 +40,92 @@ pub(crate) struct Reply {
 
 /// Merges the replies to all parts, of which there is at least one; `took` is what the whole took.
 pub(crate) fn merge(protocol: Protocol, parts: Vec<PartReply>, took: Duration) -> Reply {
-    let parts: Vec<(usize, Reply)> = parts
-        .into_iter()
-        .map(|part| {
-            let reply = part.reply.unwrap_or_else(|failure| Reply::from(refuse(protocol, &failure)));
-            (part.shards, reply)
-        })
-        .collect();
+    let parts = replies(protocol, parts);
     let failed = parts.iter().filter(|(_, reply)| reply.error(protocol).is_some()).count();
     let merged = match failed {
         0 => protocol.merge_successes(&parts, took),
-        failed if failed < parts.len() => protocol.merge_failure(&parts, took),
+        failed if failed < parts.len() => protocol.merge_failure(&parts, took, SHARDS_FAILED),
         // Nothing was applied anywhere: one of the errors tells it as well as all of them.
         _ => None,
     };
     let one = |(_, reply): &(usize, Reply)| failed == 0 || reply.error(protocol).is_some();
     merged.or_else(|| parts.into_iter().find(one).map(|(_, reply)| reply)).unwrap_or_else(Reply::empty)
+}
+
+/// Merges what all nodes list into one list, each name once. Lists of nodes that failed are missing:
+/// their places are returned too. Where all failed, the reply is the first failure.
+pub(crate) fn merge_lists(protocol: Protocol, parts: Vec<PartReply>, took: Duration) -> (Reply, Vec<usize>) {
+    let replies: Vec<Reply> = replies(protocol, parts).into_iter().map(|(_, reply)| reply).collect();
+    let failed: Vec<usize> = (0..replies.len()).filter(|&at| replies[at].error(protocol).is_some()).collect();
+    let lists: Vec<&Reply> = replies.iter().filter(|reply| reply.error(protocol).is_none()).collect();
+    let Some(first) = lists.first() else {
+        return (replies.into_iter().next().unwrap_or_else(Reply::empty), failed);
+    };
+    let body = match protocol {
+        Protocol::Rest => {
+            let rows = lists.iter().filter_map(|reply| {
+                let mut body: Value = serde_json::from_slice(&reply.body).ok()?;
+                match body.get_mut("result")?.take() {
+                    Value::Array(rows) => Some(rows),
+                    _ => None,
+                }
+            });
+            let mut seen = HashSet::new();
+            let rows: Vec<Value> =
+                rows.flatten().filter(|row| seen.insert(row["name"].to_string())).collect();
+            let body = json!({ "result": rows, "status": "ok", "time": took.as_secs_f64() });
+            Bytes::from(body.to_string())
+        }
+        Protocol::Grpc => {
+            let mut seen = HashSet::new();
+            let mut merged = ListSnapshotsResponse { time: took.as_secs_f64(), ..Default::default() };
+            for reply in &lists {
+                let list = reply.body.get(5..).and_then(|body| ListSnapshotsResponse::decode(body).ok());
+                let rows = list.map(|list| list.snapshot_descriptions).unwrap_or_default();
+                let is_new = |row: &SnapshotDescription| seen.insert(row.name.clone());
+                merged.snapshot_descriptions.extend(rows.into_iter().filter(is_new));
+            }
+            crate::request::frame(&merged.encode_to_vec())
+        }
+    };
+    (first.with_body(body), failed)
+}
+
+/// Merges the replies of nodes that each made a snapshot: over REST the list of their descriptions; over
+/// gRPC, whose reply has room for one, that of the first node. One failure fails the whole.
+pub(crate) fn merge_created(protocol: Protocol, parts: Vec<PartReply>, took: Duration) -> Reply {
+    let parts = replies(protocol, parts);
+    if parts.iter().any(|(_, reply)| reply.error(protocol).is_some()) {
+        let failed = |(_, reply): &(usize, Reply)| reply.error(protocol).is_some();
+        let merged = match parts.iter().all(failed) {
+            true => None,
+            false => protocol.merge_failure(&parts, took, "nodes failed to create a snapshot"),
+        };
+        let first = parts.into_iter().find(failed).map(|(_, reply)| reply);
+        return merged.or(first).unwrap_or_else(Reply::empty);
+    }
+    let Some((_, first)) = parts.first() else { return Reply::empty() };
+    let rows: Option<Vec<Value>> = parts
+        .iter()
+        .map(|(_, reply)| Some(serde_json::from_slice::<Value>(&reply.body).ok()?.get_mut("result")?.take()))
+        .collect();
+    match rows.filter(|_| protocol == Protocol::Rest) {
+        Some(rows) => {
+            let body = json!({ "result": rows, "status": "ok", "time": took.as_secs_f64() });
+            first.with_body(Bytes::from(body.to_string()))
+        }
+        // With `wait=false` there is nothing to merge: all say that they have begun.
+        None => first.clone(),
+    }
+}
+
+/// The replies, with refusals in place of those that never came.
+fn replies(protocol: Protocol, parts: Vec<PartReply>) -> Vec<(usize, Reply)> {
+    let reply = |part: PartReply| {
+        let reply = part.reply.unwrap_or_else(|failure| Reply::from(refuse(protocol, &failure)));
+        (part.shards, reply)
+    };
+    parts.into_iter().map(reply).collect()
 }
 
 impl Protocol {
@@ -112,12 +184,12 @@ impl Protocol {
         }
     }
 
-    fn merge_failure(self, parts: &[(usize, Reply)], took: Duration) -> Option<Reply> {
+    fn merge_failure(self, parts: &[(usize, Reply)], took: Duration, what: &str) -> Option<Reply> {
         let total: usize = parts.iter().map(|(shards, _)| shards).sum();
         let errors = parts.iter().filter_map(|(shards, reply)| Some((*shards, reply.error(self)?)));
         let failed: usize = errors.map(|(shards, error)| inner_failures(&error).unwrap_or(shards)).sum();
         let (_, first) = parts.iter().find(|(_, reply)| reply.error(self).is_some())?;
-        let message = partial_failure(failed, total, &first.error(self)?);
+        let message = partial_failure(failed, total, what, &first.error(self)?);
         Some(match self {
             Self::Rest => {
                 let body = json!({ "status": { "error": message }, "time": took.as_secs_f64() });
@@ -197,16 +269,17 @@ const KINDS: [&str; 9] = [
 ];
 
 const OUT_OF: &str = " out of ";
-const SHARDS_FAILED: &str = " shards failed to apply operation. First error captured: ";
+const SHARDS_FAILED: &str = "shards failed to apply operation";
+const CAPTURED: &str = ". First error captured: ";
 
-/// Qdrant's sentence for a write that some shards took and others did not.
-fn partial_failure(failed: usize, total: usize, first: &str) -> String {
+/// Qdrant's sentence for what some did and others did not; `what` says who failed to do what.
+fn partial_failure(failed: usize, total: usize, what: &str, first: &str) -> String {
     let kind = KINDS.into_iter().find(|kind| first.starts_with(kind)).unwrap_or_default();
-    let captured = match first.split_once(SHARDS_FAILED) {
-        Some((_, captured)) => captured,
+    let captured = match first.split_once(what) {
+        Some((_, captured)) => captured.strip_prefix(CAPTURED).unwrap_or(captured),
         None => first,
     };
-    format!("{kind}{failed}{OUT_OF}{total}{SHARDS_FAILED}{captured}")
+    format!("{kind}{failed}{OUT_OF}{total} {what}{CAPTURED}{captured}")
 }
 
 /// The number of shards that failed within a part, where its error tells one.

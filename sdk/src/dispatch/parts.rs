@@ -19,14 +19,17 @@ use crate::{
     topology::{Collection, KeyGroup},
 };
 
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
 /// Replies to writes are a few hundred bytes.
 const MAX_REPLY_BYTES: usize = 4 << 20;
 
 /// One part of a write.
 #[derive(Debug)]
 pub(crate) struct Part {
-    shards: usize,
-    job: Job,
+    pub(super) shards: usize,
+    pub(super) job: Job,
 }
 
 /// The merged reply to a write in parts.
@@ -58,7 +61,7 @@ impl Dispatcher {
         Merged { reply: merge(protocol, replies, began.elapsed()), plans, attempts, parts: count }
     }
 
-    async fn send_part(&self, mut part: Part) -> (PartReply, Option<Plan>, usize) {
+    pub(super) async fn send_part(&self, mut part: Part) -> (PartReply, Option<Plan>, usize) {
         match self.send(&mut part.job).await {
             Ok(Answer { response, plan, attempts, in_flight }) => {
                 let (head, body) = response.into_parts();
@@ -84,7 +87,7 @@ impl Dispatcher {
     /// The parts of a write, where sending it in parts needs fewer requests in all; `None` where it
     /// goes whole.
     pub(crate) fn deal(&self, call: &Call, job: &Job) -> Option<Vec<Part>> {
-        let (Placement::Points(collection, intent), Body::Full(body)) = (&job.placement, &job.body) else {
+        let (Placement::Points(collection, intent), Some(body)) = (&job.placement, &job.plain) else {
             return None;
         };
         let change = self.topology.change();
@@ -117,22 +120,31 @@ fn group<'a>(collection: &'a Collection, keys: &Keys) -> Option<&'a KeyGroup> {
 }
 
 impl Job {
-    /// The same request for some of its points. The reply must come as it is, to be merged.
+    /// The same request for some of its points.
     fn part(&self, collection: Arc<Collection>, intent: Intent, body: Bytes) -> Self {
+        let mut part = self.with(Placement::Points(collection, intent), body);
+        for name in [header::CONTENT_LENGTH, header::CONTENT_ENCODING, GRPC_ENCODING] {
+            part.head.headers.remove(name);
+        }
+        part
+    }
+
+    /// The same request elsewhere, whose reply comes as it is, to be merged with others.
+    pub(super) fn with(&self, placement: Placement, body: Bytes) -> Self {
         let mut head = self.head.clone();
-        for name in
-            [header::CONTENT_LENGTH, header::ACCEPT_ENCODING, HeaderName::from_static("grpc-accept-encoding")]
-        {
+        for name in [header::ACCEPT_ENCODING, GRPC_ACCEPT_ENCODING] {
             head.headers.remove(name);
         }
         Self {
             protocol: self.protocol,
             class: self.class,
-            placement: Placement::Points(collection, intent),
+            repeat: self.repeat,
+            placement,
             collection: self.collection.clone(),
             snapshot: self.snapshot.clone(),
             head,
             body: Body::Full(body),
+            plain: None,
         }
     }
 }

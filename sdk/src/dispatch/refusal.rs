@@ -15,6 +15,12 @@ pub(crate) enum Failure {
     Broken { attempts: Vec<(Address, String)>, sent: Sent },
     /// The client broke off before its request was complete.
     ClientGone(String),
+    /// The client names a node that is not one of the cluster.
+    UnknownNode { name: String, known: Vec<String> },
+    /// The client asks all nodes for what only one can answer.
+    NotForAllNodes,
+    /// Qdrant does not accept the client's credentials, and so neither do we.
+    NotLetIn { status: StatusCode, text: String },
 }
 
 // === impl Failure ===
@@ -28,8 +34,12 @@ impl Failure {
     /// How many times the request was sent.
     pub(crate) fn attempts(&self) -> usize {
         match self {
-            Self::NoNode { .. } | Self::ClientGone(_) => 0,
             Self::Broken { attempts, .. } => attempts.len(),
+            Self::NoNode { .. }
+            | Self::ClientGone(_)
+            | Self::UnknownNode { .. }
+            | Self::NotForAllNodes
+            | Self::NotLetIn { .. } => 0,
         }
     }
 
@@ -37,15 +47,22 @@ impl Failure {
         match self {
             Self::NoNode { .. } | Self::Broken { sent: Sent::No, .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Broken { sent: Sent::Unknown, .. } => StatusCode::BAD_GATEWAY,
-            Self::ClientGone(_) => StatusCode::BAD_REQUEST,
+            Self::ClientGone(_) | Self::NotForAllNodes => StatusCode::BAD_REQUEST,
+            Self::UnknownNode { .. } => StatusCode::NOT_FOUND,
+            Self::NotLetIn { status, .. } => *status,
         }
     }
 
-    /// The gRPC status code: `UNAVAILABLE`, or `CANCELLED` where the client went away.
+    /// The gRPC status code.
     fn grpc_code(&self) -> &'static str {
         match self {
-            Self::NoNode { .. } | Self::Broken { .. } => "14",
-            Self::ClientGone(_) => "1",
+            Self::NoNode { .. } | Self::Broken { .. } => UNAVAILABLE,
+            Self::ClientGone(_) => CANCELLED,
+            Self::UnknownNode { .. } => NOT_FOUND,
+            Self::NotForAllNodes => INVALID_ARGUMENT,
+            Self::NotLetIn { status: StatusCode::FORBIDDEN, .. } => PERMISSION_DENIED,
+            Self::NotLetIn { status: StatusCode::UNAUTHORIZED, .. } => UNAUTHENTICATED,
+            Self::NotLetIn { .. } => UNAVAILABLE,
         }
     }
 
@@ -66,10 +83,30 @@ impl Failure {
                 };
                 format!("qdrant-router: {outcome}; tried {}", attempts.join("; "))
             }
+            Self::UnknownNode { name, known } if known.is_empty() => {
+                format!("qdrant-router: no node is named `{name}`, and none is known yet")
+            }
+            Self::UnknownNode { name, known } => format!(
+                "qdrant-router: no node is named `{name}`; `x-qdrant-node` takes the pod name or the peer id of one of {}",
+                known.join(", ")
+            ),
+            Self::NotForAllNodes => {
+                "qdrant-router: `x-qdrant-node: all` is for making and listing snapshots; name one node for anything else"
+                    .to_owned()
+            }
+            Self::NotLetIn { text, .. } => text.clone(),
             Self::ClientGone(reason) => format!("qdrant-router: the request ended early: {reason}"),
         }
     }
 }
+
+// Codes of gRPC.
+const CANCELLED: &str = "1";
+const INVALID_ARGUMENT: &str = "3";
+const NOT_FOUND: &str = "5";
+const PERMISSION_DENIED: &str = "7";
+const UNAVAILABLE: &str = "14";
+const UNAUTHENTICATED: &str = "16";
 
 /// Characters that a `grpc-message` carries percent-encoded.
 pub(super) const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');

@@ -26,8 +26,13 @@ pub(crate) enum Body {
 pub(crate) enum Collected {
     /// All of it.
     Whole(Bytes),
-    /// It is larger than the limit: what was read, followed by the rest, still to be streamed.
-    TooLarge(Body),
+    /// It is larger than the limit, and is streamed from its first byte.
+    TooLarge {
+        /// What has come so far.
+        read: Bytes,
+        /// All of it.
+        body: Body,
+    },
 }
 
 // === impl Body ===
@@ -88,18 +93,21 @@ where
     B::Error: Into<BoxError>,
 {
     let announced = body.size_hint();
-    if usize::try_from(announced.lower()).is_ok_and(|lower| lower > limit) {
-        return Ok(Collected::TooLarge(Body::stream(body)));
-    }
+    // Of a body that is announced as too large, the beginning may still tell the collection.
+    let limit = match usize::try_from(announced.lower()) {
+        Ok(length) if length <= limit => limit,
+        _ => 0,
+    };
     let mut body = body.map_err(Into::into).boxed_unsync();
     let mut chunks = Chunks::default();
     while let Some(frame) = body.frame().await {
         // Trailers of a request have no meaning to Qdrant.
         let Ok(data) = frame?.into_data() else { continue };
         if chunks.length + data.len() > limit {
-            chunks.push(data, announced.exact());
-            let rest = Resumed { read: Some(chunks.into_bytes()), rest: body };
-            return Ok(Collected::TooLarge(Body::Stream(rest.boxed_unsync())));
+            chunks.push(data, None);
+            let read = chunks.into_bytes();
+            let resumed = Resumed { read: Some(read.clone()), rest: body };
+            return Ok(Collected::TooLarge { read, body: Body::Stream(resumed.boxed_unsync()) });
         }
         chunks.push(data, announced.exact());
     }
@@ -191,7 +199,7 @@ mod tests {
         {
             match collect(chunked(body), 4).await.expect("no error") {
                 Collected::Whole(bytes) => assert_eq!(bytes, expected),
-                Collected::TooLarge(_) => panic!("{body:?} fits"),
+                Collected::TooLarge { .. } => panic!("{body:?} fits"),
             }
         }
     }
@@ -199,15 +207,17 @@ mod tests {
     #[tokio::test]
     async fn a_larger_one_is_streamed_from_its_first_byte() {
         match collect(chunked(&["ab", "cd", "ef"]), 4).await.expect("no error") {
-            Collected::TooLarge(body) => assert_eq!(read(body).await, "abcdef"),
+            Collected::TooLarge { read: seen, body } => {
+                assert_eq!((seen, read(body).await), ("abcdef".into(), "abcdef".into()));
+            }
             Collected::Whole(_) => panic!("it does not fit"),
         }
     }
 
     #[tokio::test]
-    async fn an_announced_length_over_the_limit_is_not_even_begun() {
+    async fn an_announced_length_over_the_limit_is_known_at_the_first_chunk() {
         match collect(Full::new(Bytes::from_static(b"abcdef")), 4).await.expect("no error") {
-            Collected::TooLarge(body) => {
+            Collected::TooLarge { body, .. } => {
                 assert_eq!(body.size_hint().exact(), Some(6));
                 assert_eq!(read(body).await, "abcdef");
             }

@@ -4,16 +4,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use smallvec::{SmallVec, smallvec};
 
 use super::{
-    Call, Class, Depth, Keys, Layout, NotUnderstood, Points, Protocol, Scope,
+    Call, Class, Depth, Keys, Layout, NotUnderstood, Points, Protocol, Repeat, Scope,
     protobuf::{Fields, Value},
 };
-use crate::topology::{PointId, ShardKey, WriteOrdering};
+use crate::topology::{PointId, ShardId, ShardKey, WriteOrdering};
 
 /// One RPC.
 #[derive(Debug)]
 pub(crate) struct Method {
     path: &'static str,
     class: Class,
+    repeat: Repeat,
     message: Message,
 }
 
@@ -24,6 +25,12 @@ enum Message {
     Nothing,
     /// `collection_name` is 1, and nothing else matters.
     Collection,
+    /// `collection_name` is 1, `snapshot_name` is 2.
+    Snapshot,
+    /// `snapshot_name` is 1.
+    FullSnapshot,
+    /// `collection_name` is 1, `shard_id` is 2.
+    Shard,
     /// A read: `collection_name` is 1, `shard_key_selector` is given.
     Read { key: Option<u32> },
     /// A batch of reads: `collection_name` is 1, the items are 2, their `shard_key_selector` is given.
@@ -43,26 +50,25 @@ pub(super) enum Location {
     Selector(u32),
 }
 
-use super::Class::{Anywhere, Consensus, NodeLocal, Read, Write};
+use super::{
+    Class::{Anywhere, Consensus, NodeLocal, Read, SnapshotCreate, SnapshotList, Write},
+    Repeat::{Idempotent, Never, Safe, Verify},
+};
 
 const fn read(path: &'static str, key: u32) -> Method {
-    Method { path, class: Read, message: Message::Read { key: Some(key) } }
+    Method { path, class: Read, repeat: Safe, message: Message::Read { key: Some(key) } }
 }
 
 const fn read_batch(path: &'static str, item_key: u32) -> Method {
-    Method { path, class: Read, message: Message::ReadBatch { item_key } }
+    Method { path, class: Read, repeat: Safe, message: Message::ReadBatch { item_key } }
 }
 
 const fn write(path: &'static str, points: Location, key: u32, ordering: u32) -> Method {
-    Method { path, class: Write, message: Message::Write { points, key, ordering } }
+    Method { path, class: Write, repeat: Idempotent, message: Message::Write { points, key, ordering } }
 }
 
-const fn named(path: &'static str, class: Class) -> Method {
-    Method { path, class, message: Message::Collection }
-}
-
-const fn other(path: &'static str, class: Class) -> Method {
-    Method { path, class, message: Message::Nothing }
+const fn rpc(path: &'static str, class: Class, repeat: Repeat, message: Message) -> Method {
+    Method { path, class, repeat, message }
 }
 
 #[rustfmt::skip]
@@ -76,7 +82,7 @@ const METHODS: &[Method] = &[
     write("/qdrant.Points/OverwritePayload",Location::Selector(5),                   7, 6),
     write("/qdrant.Points/DeletePayload",   Location::Selector(5),                   7, 6),
     write("/qdrant.Points/ClearPayload",    Location::Selector(3),                   5, 4),
-    Method { path: "/qdrant.Points/UpdateBatch", class: Write, message: Message::Operations },
+    rpc("/qdrant.Points/UpdateBatch", Write, Idempotent, Message::Operations),
 
     //                                       key
     read("/qdrant.Points/Get",                 7),
@@ -97,51 +103,52 @@ const METHODS: &[Method] = &[
     read_batch("/qdrant.Points/DiscoverBatch",  14),
     read_batch("/qdrant.Points/QueryBatch",     13),
 
-    named("/qdrant.Points/CreateFieldIndex", Consensus),
-    named("/qdrant.Points/DeleteFieldIndex", Consensus),
-    named("/qdrant.Points/CreateVectorName", Consensus),
-    named("/qdrant.Points/DeleteVectorName", Consensus),
+    rpc("/qdrant.Points/CreateFieldIndex",                      Consensus,      Idempotent, Message::Collection),
+    rpc("/qdrant.Points/DeleteFieldIndex",                      Consensus,      Idempotent, Message::Collection),
+    rpc("/qdrant.Points/CreateVectorName",                      Consensus,      Idempotent, Message::Collection),
+    rpc("/qdrant.Points/DeleteVectorName",                      Consensus,      Idempotent, Message::Collection),
 
-    Method { path: "/qdrant.Collections/Get", class: Read, message: Message::Read { key: None } },
-    other("/qdrant.Collections/List",                         Anywhere),
-    named("/qdrant.Collections/CollectionExists",             Anywhere),
-    named("/qdrant.Collections/Create",                       Consensus),
-    named("/qdrant.Collections/Update",                       Consensus),
-    named("/qdrant.Collections/Delete",                       Consensus),
-    other("/qdrant.Collections/UpdateAliases",                Consensus),
-    named("/qdrant.Collections/ListCollectionAliases",        Anywhere),
-    other("/qdrant.Collections/ListAliases",                  Anywhere),
-    named("/qdrant.Collections/CollectionClusterInfo",        Anywhere),
-    named("/qdrant.Collections/UpdateCollectionClusterSetup", Consensus),
-    named("/qdrant.Collections/CreateShardKey",               Consensus),
-    named("/qdrant.Collections/DeleteShardKey",               Consensus),
-    named("/qdrant.Collections/ListShardKeys",                Anywhere),
+    rpc("/qdrant.Collections/Get",                              Read,           Safe,       Message::Read { key: None }),
+    rpc("/qdrant.Collections/List",                             Anywhere,       Safe,       Message::Nothing),
+    rpc("/qdrant.Collections/CollectionExists",                 Anywhere,       Safe,       Message::Collection),
+    rpc("/qdrant.Collections/Create",                           Consensus,      Verify,     Message::Collection),
+    rpc("/qdrant.Collections/Update",                           Consensus,      Idempotent, Message::Collection),
+    rpc("/qdrant.Collections/Delete",                           Consensus,      Verify,     Message::Collection),
+    rpc("/qdrant.Collections/UpdateAliases",                    Consensus,      Verify,     Message::Nothing),
+    rpc("/qdrant.Collections/ListCollectionAliases",            Anywhere,       Safe,       Message::Collection),
+    rpc("/qdrant.Collections/ListAliases",                      Anywhere,       Safe,       Message::Nothing),
+    rpc("/qdrant.Collections/CollectionClusterInfo",            Anywhere,       Safe,       Message::Collection),
+    rpc("/qdrant.Collections/UpdateCollectionClusterSetup",     Consensus,      Verify,     Message::Collection),
+    rpc("/qdrant.Collections/CreateShardKey",                   Consensus,      Verify,     Message::Collection),
+    rpc("/qdrant.Collections/DeleteShardKey",                   Consensus,      Verify,     Message::Collection),
+    rpc("/qdrant.Collections/ListShardKeys",                    Anywhere,       Safe,       Message::Collection),
 
-    named("/qdrant.Snapshots/Create",     NodeLocal),
-    named("/qdrant.Snapshots/List",       NodeLocal),
-    named("/qdrant.Snapshots/Delete",     NodeLocal),
-    other("/qdrant.Snapshots/CreateFull", NodeLocal),
-    other("/qdrant.Snapshots/ListFull",   NodeLocal),
-    other("/qdrant.Snapshots/DeleteFull", NodeLocal),
+    rpc("/qdrant.Snapshots/Create",                             SnapshotCreate, Never,      Message::Collection),
+    rpc("/qdrant.Snapshots/List",                               SnapshotList,   Safe,       Message::Collection),
+    rpc("/qdrant.Snapshots/Delete",                             NodeLocal,      Verify,     Message::Snapshot),
+    rpc("/qdrant.Snapshots/CreateFull",                         SnapshotCreate, Never,      Message::Nothing),
+    rpc("/qdrant.Snapshots/ListFull",                           SnapshotList,   Safe,       Message::Nothing),
+    rpc("/qdrant.Snapshots/DeleteFull",                         NodeLocal,      Verify,     Message::FullSnapshot),
 
-    other("/qdrant.Qdrant/HealthCheck",   Anywhere),
-    other("/grpc.health.v1.Health/Check", Anywhere),
+    rpc("/qdrant.Qdrant/HealthCheck",                           Anywhere,       Safe,       Message::Nothing),
+    rpc("/grpc.health.v1.Health/Check",                         Anywhere,       Safe,       Message::Nothing),
 
-    named("/qdrant.StorageRead/ListFiles",       NodeLocal),
-    named("/qdrant.StorageRead/FileExists",      NodeLocal),
-    named("/qdrant.StorageRead/FileLength",      NodeLocal),
-    named("/qdrant.StorageRead/ReadBytes",       NodeLocal),
-    named("/qdrant.StorageRead/ReadBytesStream", NodeLocal),
-    named("/qdrant.StorageRead/ReadWhole",       NodeLocal),
-    named("/qdrant.StorageRead/ReadBatch",       NodeLocal),
-    named("/qdrant.StorageRead/ReadMulti",       NodeLocal),
+    rpc("/qdrant.StorageRead/ListFiles",                        NodeLocal,      Safe,       Message::Shard),
+    rpc("/qdrant.StorageRead/FileExists",                       NodeLocal,      Safe,       Message::Shard),
+    rpc("/qdrant.StorageRead/FileLength",                       NodeLocal,      Safe,       Message::Shard),
+    rpc("/qdrant.StorageRead/ReadBytes",                        NodeLocal,      Safe,       Message::Shard),
+    rpc("/qdrant.StorageRead/ReadBytesStream",                  NodeLocal,      Safe,       Message::Shard),
+    rpc("/qdrant.StorageRead/ReadWhole",                        NodeLocal,      Safe,       Message::Shard),
+    rpc("/qdrant.StorageRead/ReadBatch",                        NodeLocal,      Safe,       Message::Shard),
+    rpc("/qdrant.StorageRead/ReadMulti",                        NodeLocal,      Safe,       Message::Shard),
 ];
 
 /// What `path` says.
 pub(super) fn call(path: &str) -> Call {
     match METHODS.iter().find(|method| method.path == path) {
         Some(method) => {
-            Call { class: method.class, layout: Layout::Grpc(method), ..Call::unknown(Protocol::Grpc) }
+            let Method { class, repeat, .. } = *method;
+            Call { class, repeat, layout: Layout::Grpc(method), ..Call::unknown(Protocol::Grpc) }
         }
         None => Call::unknown(Protocol::Grpc),
     }
@@ -149,15 +156,38 @@ pub(super) fn call(path: &str) -> Call {
 
 /// `collection_name`, which is field 1 of every message that has it.
 pub(super) fn collection<'a>(method: &Method, body: &'a [u8]) -> Option<&'a str> {
-    if matches!(method.message, Message::Nothing) {
+    if matches!(method.message, Message::Nothing | Message::FullSnapshot) {
         return None;
     }
-    let mut fields = Fields::of(unframe(body).ok()?);
+    // Of a body that has not been read whole, the beginning is enough.
+    let message = match unframe(body) {
+        Ok(message) => message,
+        Err(NotUnderstood) => body.get(HEADER..).filter(|_| body.first() == Some(&0))?,
+    };
+    let mut fields = Fields::of(message);
     // It comes first in practice; the whole message is walked only where it does not.
     match fields.clone().next()?.ok()? {
         (1, name) => name.text().ok(),
         _ => fields.find_map(|field| field.ok().filter(|&(number, _)| number == 1))?.1.text().ok(),
     }
+}
+
+/// The shard that a message names.
+pub(super) fn shard(method: &Method, body: &[u8]) -> Option<ShardId> {
+    let Message::Shard = method.message else { return None };
+    let shard = Fields::of(unframe(body).ok()?).last(2).ok()?;
+    // A field of value zero is not on the wire.
+    shard.map_or(Some(0), |shard| ShardId::try_from(shard.varint().ok()?).ok())
+}
+
+/// The snapshot that a message names.
+pub(super) fn file<'a>(method: &Method, body: &'a [u8]) -> Option<&'a str> {
+    let field = match method.message {
+        Message::Snapshot => 2,
+        Message::FullSnapshot => 1,
+        _ => return None,
+    };
+    Fields::of(unframe(body).ok()?).last(field).ok()??.text().ok()
 }
 
 /// The ordering and the scopes of a message, looked at no deeper than `depth`.
@@ -168,9 +198,12 @@ pub(super) fn peek(
 ) -> Result<(WriteOrdering, SmallVec<[Scope; 1]>), NotUnderstood> {
     let message = Fields::of(unframe(body)?);
     match method.message {
-        Message::Nothing | Message::Collection | Message::Read { key: None } => {
-            Ok((WriteOrdering::Weak, smallvec![Scope::EVERYTHING]))
-        }
+        Message::Nothing
+        | Message::Collection
+        | Message::Snapshot
+        | Message::FullSnapshot
+        | Message::Shard
+        | Message::Read { key: None } => Ok((WriteOrdering::Weak, smallvec![Scope::EVERYTHING])),
         Message::Read { key: Some(_) } | Message::ReadBatch { .. } if !depth.keys => {
             Ok((WriteOrdering::Weak, smallvec![Scope::EVERYTHING]))
         }
@@ -212,11 +245,7 @@ pub(super) fn peek(
 pub(super) fn location(method: &Method) -> Option<Location> {
     match method.message {
         Message::Write { points, .. } => Some(points),
-        Message::Nothing
-        | Message::Collection
-        | Message::Read { .. }
-        | Message::ReadBatch { .. }
-        | Message::Operations => None,
+        _ => None,
     }
 }
 

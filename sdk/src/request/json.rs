@@ -32,6 +32,20 @@ pub(crate) enum Layout {
     VectorSelector,
     /// `operations`, each an object of one key that tells its kind.
     Operations,
+    /// `location`, the URL of a snapshot.
+    Location,
+}
+
+/// The name of the snapshot at `location`, where that is a file of the node's own.
+pub(super) fn file(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Recovery {
+        location: String,
+    }
+
+    let location = parse::<Recovery>(body).ok()?.location;
+    let path = location.strip_prefix("file://")?;
+    path.rsplit('/').next().map(str::to_owned)
 }
 
 /// The scopes of a body, looked at no deeper than `depth`.
@@ -44,7 +58,7 @@ pub(super) fn scopes(
         return Ok(smallvec![Scope::EVERYTHING]);
     }
     match layout {
-        Layout::Nothing => Ok(smallvec![Scope::EVERYTHING]),
+        Layout::Nothing | Layout::Location => Ok(smallvec![Scope::EVERYTHING]),
         Layout::Key => Ok(smallvec![parse::<Keyed>(body)?.into()]),
         Layout::Searches => Ok(parse::<Searches>(body)?.searches.into_iter().map(Scope::from).collect()),
         Layout::Points | Layout::Selector | Layout::VectorSelector => {

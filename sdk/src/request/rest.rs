@@ -5,13 +5,14 @@ use std::borrow::Cow;
 use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
 
-use super::{Call, Class, Layout, Protocol, json::Layout as Json};
-use crate::topology::WriteOrdering;
+use super::{Call, Class, Layout, Protocol, Repeat, json::Layout as Json};
+use crate::topology::{PointId, WriteOrdering};
 
-/// One route: method, path, what it works on, and where the body says more.
+/// One route: method, path, what it works on, what repeating it would do, and where the body says more.
 ///
-/// `{c}` stands for the collection and `{}` for any other segment.
-type Route = (Verb, &'static str, Class, Json);
+/// `{c}` stands for the collection, `{shard}` for a shard id, `{point}` for a point id, `{file}` for
+/// the name of a snapshot, `{peer}` for a peer id, and `{}` for any other segment.
+type Route = (Verb, &'static str, Class, Repeat, Json);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verb {
@@ -23,121 +24,127 @@ enum Verb {
 }
 
 use self::Verb::{Delete, Get, Patch, Post, Put};
-use super::Class::{Anywhere, Consensus, NodeLocal, Read, Write};
+use super::{
+    Class::{Anywhere, Consensus, NodeLocal, Read, SnapshotCreate, SnapshotList, Write},
+    Repeat::{Idempotent, Never, Safe, Verify},
+};
 
 #[rustfmt::skip]
 const ROUTES: &[Route] = &[
     // Points
-    (Put,    "/collections/{c}/points",                             Write,     Json::Points),
-    (Post,   "/collections/{c}/points/delete",                      Write,     Json::Selector),
-    (Put,    "/collections/{c}/points/vectors",                     Write,     Json::Points),
-    (Post,   "/collections/{c}/points/vectors/delete",              Write,     Json::VectorSelector),
-    (Post,   "/collections/{c}/points/payload",                     Write,     Json::Selector),
-    (Put,    "/collections/{c}/points/payload",                     Write,     Json::Selector),
-    (Post,   "/collections/{c}/points/payload/delete",              Write,     Json::Selector),
-    (Post,   "/collections/{c}/points/payload/clear",               Write,     Json::Selector),
-    (Post,   "/collections/{c}/points/batch",                       Write,     Json::Operations),
-    (Get,    "/collections/{c}/points/{}",                          Read,      Json::Nothing),
-    (Post,   "/collections/{c}/points",                             Read,      Json::Key),
-    (Post,   "/collections/{c}/points/scroll",                      Read,      Json::Key),
-    (Post,   "/collections/{c}/points/count",                       Read,      Json::Key),
-    (Post,   "/collections/{c}/points/query",                       Read,      Json::Key),
-    (Post,   "/collections/{c}/points/query/batch",                 Read,      Json::Searches),
-    (Post,   "/collections/{c}/points/query/groups",                Read,      Json::Key),
-    (Post,   "/collections/{c}/points/search",                      Read,      Json::Key),
-    (Post,   "/collections/{c}/points/search/batch",                Read,      Json::Searches),
-    (Post,   "/collections/{c}/points/search/groups",               Read,      Json::Key),
-    (Post,   "/collections/{c}/points/search/matrix/pairs",         Read,      Json::Key),
-    (Post,   "/collections/{c}/points/search/matrix/offsets",       Read,      Json::Key),
-    (Post,   "/collections/{c}/points/recommend",                   Read,      Json::Key),
-    (Post,   "/collections/{c}/points/recommend/batch",             Read,      Json::Searches),
-    (Post,   "/collections/{c}/points/recommend/groups",            Read,      Json::Key),
-    (Post,   "/collections/{c}/points/discover",                    Read,      Json::Key),
-    (Post,   "/collections/{c}/points/discover/batch",              Read,      Json::Searches),
-    (Post,   "/collections/{c}/facet",                              Read,      Json::Key),
+    (Put,    "/collections/{c}/points",                                       Write,          Idempotent, Json::Points),
+    (Post,   "/collections/{c}/points/delete",                                Write,          Idempotent, Json::Selector),
+    (Put,    "/collections/{c}/points/vectors",                               Write,          Idempotent, Json::Points),
+    (Post,   "/collections/{c}/points/vectors/delete",                        Write,          Idempotent, Json::VectorSelector),
+    (Post,   "/collections/{c}/points/payload",                               Write,          Idempotent, Json::Selector),
+    (Put,    "/collections/{c}/points/payload",                               Write,          Idempotent, Json::Selector),
+    (Post,   "/collections/{c}/points/payload/delete",                        Write,          Idempotent, Json::Selector),
+    (Post,   "/collections/{c}/points/payload/clear",                         Write,          Idempotent, Json::Selector),
+    (Post,   "/collections/{c}/points/batch",                                 Write,          Idempotent, Json::Operations),
+    (Get,    "/collections/{c}/points/{}",                                    Read,           Safe,       Json::Nothing),
+    (Post,   "/collections/{c}/points",                                       Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/scroll",                                Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/count",                                 Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/query",                                 Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/query/batch",                           Read,           Safe,       Json::Searches),
+    (Post,   "/collections/{c}/points/query/groups",                          Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/search",                                Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/search/batch",                          Read,           Safe,       Json::Searches),
+    (Post,   "/collections/{c}/points/search/groups",                         Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/search/matrix/pairs",                   Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/search/matrix/offsets",                 Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/recommend",                             Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/recommend/batch",                       Read,           Safe,       Json::Searches),
+    (Post,   "/collections/{c}/points/recommend/groups",                      Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/discover",                              Read,           Safe,       Json::Key),
+    (Post,   "/collections/{c}/points/discover/batch",                        Read,           Safe,       Json::Searches),
+    (Post,   "/collections/{c}/facet",                                        Read,           Safe,       Json::Key),
 
     // Collections, schema, shard keys
-    (Get,    "/collections",                                        Anywhere,  Json::Nothing),
-    (Get,    "/collections/{c}",                                    Read,      Json::Nothing),
-    (Get,    "/collections/{c}/exists",                             Anywhere,  Json::Nothing),
-    (Put,    "/collections/{c}",                                    Consensus, Json::Nothing),
-    (Patch,  "/collections/{c}",                                    Consensus, Json::Nothing),
-    (Delete, "/collections/{c}",                                    Consensus, Json::Nothing),
-    (Post,   "/collections/aliases",                                Consensus, Json::Nothing),
-    (Get,    "/aliases",                                            Anywhere,  Json::Nothing),
-    (Get,    "/collections/{c}/aliases",                            Anywhere,  Json::Nothing),
-    (Put,    "/collections/{c}/index",                              Consensus, Json::Nothing),
-    (Delete, "/collections/{c}/index/{}",                           Consensus, Json::Nothing),
-    (Put,    "/collections/{c}/vectors/{}",                         Consensus, Json::Nothing),
-    (Delete, "/collections/{c}/vectors/{}",                         Consensus, Json::Nothing),
-    (Get,    "/collections/{c}/cluster",                            Anywhere,  Json::Nothing),
-    (Post,   "/collections/{c}/cluster",                            Consensus, Json::Nothing),
-    (Get,    "/collections/{c}/shards",                             Anywhere,  Json::Nothing),
-    (Put,    "/collections/{c}/shards",                             Consensus, Json::Nothing),
-    (Post,   "/collections/{c}/shards/delete",                      Consensus, Json::Nothing),
-    (Get,    "/collections/{c}/optimizations",                      Read,      Json::Nothing),
-    (Get,    "/collections/{c}/memory",                             Anywhere,  Json::Nothing),
-    (Post,   "/collections/{c}/truncate_unapplied_wal",             NodeLocal, Json::Nothing),
+    (Get,    "/collections",                                                  Anywhere,       Safe,       Json::Nothing),
+    (Get,    "/collections/{c}",                                              Read,           Safe,       Json::Nothing),
+    (Get,    "/collections/{c}/exists",                                       Anywhere,       Safe,       Json::Nothing),
+    (Put,    "/collections/{c}",                                              Consensus,      Verify,     Json::Nothing),
+    (Patch,  "/collections/{c}",                                              Consensus,      Idempotent, Json::Nothing),
+    (Delete, "/collections/{c}",                                              Consensus,      Verify,     Json::Nothing),
+    (Post,   "/collections/aliases",                                          Consensus,      Verify,     Json::Nothing),
+    (Get,    "/aliases",                                                      Anywhere,       Safe,       Json::Nothing),
+    (Get,    "/collections/{c}/aliases",                                      Anywhere,       Safe,       Json::Nothing),
+    (Put,    "/collections/{c}/index",                                        Consensus,      Idempotent, Json::Nothing),
+    (Delete, "/collections/{c}/index/{}",                                     Consensus,      Idempotent, Json::Nothing),
+    (Put,    "/collections/{c}/vectors/{}",                                   Consensus,      Idempotent, Json::Nothing),
+    (Delete, "/collections/{c}/vectors/{}",                                   Consensus,      Idempotent, Json::Nothing),
+    (Get,    "/collections/{c}/cluster",                                      Anywhere,       Safe,       Json::Nothing),
+    (Post,   "/collections/{c}/cluster",                                      Consensus,      Verify,     Json::Nothing),
+    (Get,    "/collections/{c}/shards",                                       Anywhere,       Safe,       Json::Nothing),
+    (Put,    "/collections/{c}/shards",                                       Consensus,      Verify,     Json::Nothing),
+    (Post,   "/collections/{c}/shards/delete",                                Consensus,      Verify,     Json::Nothing),
+    (Get,    "/collections/{c}/optimizations",                                Read,           Safe,       Json::Nothing),
+    (Get,    "/collections/{c}/memory",                                       Anywhere,       Safe,       Json::Nothing),
+    (Post,   "/collections/{c}/truncate_unapplied_wal",                       NodeLocal,      Never,      Json::Nothing),
 
     // Cluster, service, static
-    (Get,    "/cluster",                                            Anywhere,  Json::Nothing),
-    (Get,    "/cluster/telemetry",                                  Anywhere,  Json::Nothing),
-    (Post,   "/cluster/recover",                                    NodeLocal, Json::Nothing),
-    (Delete, "/cluster/peer/{}",                                    Consensus, Json::Nothing),
-    (Get,    "/cluster/metadata/keys",                              Anywhere,  Json::Nothing),
-    (Get,    "/cluster/metadata/keys/{}",                           Anywhere,  Json::Nothing),
-    (Put,    "/cluster/metadata/keys/{}",                           Consensus, Json::Nothing),
-    (Delete, "/cluster/metadata/keys/{}",                           Consensus, Json::Nothing),
-    (Get,    "/quotas",                                             Anywhere,  Json::Nothing),
-    (Put,    "/quotas",                                             Consensus, Json::Nothing),
-    (Get,    "/",                                                   Anywhere,  Json::Nothing),
-    (Get,    "/healthz",                                            Anywhere,  Json::Nothing),
-    (Get,    "/livez",                                              Anywhere,  Json::Nothing),
-    (Get,    "/readyz",                                             Anywhere,  Json::Nothing),
-    (Get,    "/telemetry",                                          NodeLocal, Json::Nothing),
-    (Get,    "/metrics",                                            NodeLocal, Json::Nothing),
-    (Get,    "/issues",                                             NodeLocal, Json::Nothing),
-    (Delete, "/issues",                                             NodeLocal, Json::Nothing),
-    (Get,    "/logger",                                             NodeLocal, Json::Nothing),
-    (Post,   "/logger",                                             NodeLocal, Json::Nothing),
-    (Get,    "/stacktrace",                                         NodeLocal, Json::Nothing),
-    (Get,    "/debugger",                                           NodeLocal, Json::Nothing),
-    (Patch,  "/debugger",                                           NodeLocal, Json::Nothing),
-    (Get,    "/profiler/slow_requests",                             NodeLocal, Json::Nothing),
-    (Post,   "/audit/logs",                                         Anywhere,  Json::Nothing),
-    (Get,    "/dashboard",                                          Anywhere,  Json::Nothing),
+    (Get,    "/cluster",                                                      Anywhere,       Safe,       Json::Nothing),
+    (Get,    "/cluster/telemetry",                                            Anywhere,       Safe,       Json::Nothing),
+    (Post,   "/cluster/recover",                                              NodeLocal,      Safe,       Json::Nothing),
+    (Delete, "/cluster/peer/{peer}",                                          Consensus,      Verify,     Json::Nothing),
+    (Get,    "/cluster/metadata/keys",                                        Anywhere,       Safe,       Json::Nothing),
+    (Get,    "/cluster/metadata/keys/{}",                                     Anywhere,       Safe,       Json::Nothing),
+    (Put,    "/cluster/metadata/keys/{}",                                     Consensus,      Idempotent, Json::Nothing),
+    (Delete, "/cluster/metadata/keys/{}",                                     Consensus,      Idempotent, Json::Nothing),
+    (Get,    "/quotas",                                                       Anywhere,       Safe,       Json::Nothing),
+    (Put,    "/quotas",                                                       Consensus,      Idempotent, Json::Nothing),
+    (Get,    "/",                                                             Anywhere,       Safe,       Json::Nothing),
+    (Get,    "/healthz",                                                      Anywhere,       Safe,       Json::Nothing),
+    (Get,    "/livez",                                                        Anywhere,       Safe,       Json::Nothing),
+    (Get,    "/readyz",                                                       Anywhere,       Safe,       Json::Nothing),
+    (Get,    "/telemetry",                                                    NodeLocal,      Safe,       Json::Nothing),
+    (Get,    "/metrics",                                                      NodeLocal,      Safe,       Json::Nothing),
+    (Get,    "/issues",                                                       NodeLocal,      Safe,       Json::Nothing),
+    (Delete, "/issues",                                                       NodeLocal,      Idempotent, Json::Nothing),
+    (Get,    "/logger",                                                       NodeLocal,      Safe,       Json::Nothing),
+    (Post,   "/logger",                                                       NodeLocal,      Idempotent, Json::Nothing),
+    (Get,    "/stacktrace",                                                   NodeLocal,      Safe,       Json::Nothing),
+    (Get,    "/debugger",                                                     NodeLocal,      Safe,       Json::Nothing),
+    (Patch,  "/debugger",                                                     NodeLocal,      Idempotent, Json::Nothing),
+    (Get,    "/profiler/slow_requests",                                       NodeLocal,      Safe,       Json::Nothing),
+    (Post,   "/audit/logs",                                                   Anywhere,       Safe,       Json::Nothing),
+    (Get,    "/dashboard",                                                    Anywhere,       Safe,       Json::Nothing),
 
     // Snapshots and per-shard endpoints
-    (Get,    "/collections/{c}/snapshots",                          NodeLocal, Json::Nothing),
-    (Post,   "/collections/{c}/snapshots",                          NodeLocal, Json::Nothing),
-    (Post,   "/collections/{c}/snapshots/upload",                   NodeLocal, Json::Nothing),
-    (Put,    "/collections/{c}/snapshots/recover",                  NodeLocal, Json::Nothing),
-    (Get,    "/collections/{c}/snapshots/{}",                       NodeLocal, Json::Nothing),
-    (Delete, "/collections/{c}/snapshots/{}",                       NodeLocal, Json::Nothing),
-    (Get,    "/snapshots",                                          NodeLocal, Json::Nothing),
-    (Post,   "/snapshots",                                          NodeLocal, Json::Nothing),
-    (Get,    "/snapshots/{}",                                       NodeLocal, Json::Nothing),
-    (Delete, "/snapshots/{}",                                       NodeLocal, Json::Nothing),
-    (Get,    "/collections/{c}/shards/{}/snapshots",                NodeLocal, Json::Nothing),
-    (Post,   "/collections/{c}/shards/{}/snapshots",                NodeLocal, Json::Nothing),
-    (Get,    "/collections/{c}/shards/{}/snapshot",                 NodeLocal, Json::Nothing),
-    (Put,    "/collections/{c}/shards/{}/snapshots/recover",        NodeLocal, Json::Nothing),
-    (Post,   "/collections/{c}/shards/{}/snapshots/upload",         NodeLocal, Json::Nothing),
-    (Get,    "/collections/{c}/shards/{}/snapshots/{}",             NodeLocal, Json::Nothing),
-    (Delete, "/collections/{c}/shards/{}/snapshots/{}",             NodeLocal, Json::Nothing),
-    (Post,   "/collections/{c}/shards/{}/snapshot/partial/create",  NodeLocal, Json::Nothing),
-    (Post,   "/collections/{c}/shards/{}/snapshot/partial/recover", NodeLocal, Json::Nothing),
-    (Post,   "/collections/{c}/shards/{}/snapshot/partial/recover_from", NodeLocal, Json::Nothing),
-    (Get,    "/collections/{c}/shards/{}/snapshot/partial/manifest", NodeLocal, Json::Nothing),
-    (Post,   "/collections/{c}/shards/{}/points",                   NodeLocal, Json::Nothing),
-    (Post,   "/collections/{c}/shards/{}/points/scroll",            NodeLocal, Json::Nothing),
-    (Post,   "/collections/{c}/shards/{}/points/count",             NodeLocal, Json::Nothing),
-    (Post,   "/collections/{c}/shards/{}/cleanup",                  NodeLocal, Json::Nothing),
+    (Get,    "/collections/{c}/snapshots",                                    SnapshotList,   Safe,       Json::Nothing),
+    (Post,   "/collections/{c}/snapshots",                                    SnapshotCreate, Never,      Json::Nothing),
+    (Post,   "/collections/{c}/snapshots/upload",                             NodeLocal,      Never,      Json::Nothing),
+    (Put,    "/collections/{c}/snapshots/recover",                            NodeLocal,      Never,      Json::Location),
+    (Get,    "/collections/{c}/snapshots/{file}",                             NodeLocal,      Safe,       Json::Nothing),
+    (Delete, "/collections/{c}/snapshots/{file}",                             NodeLocal,      Verify,     Json::Nothing),
+    (Get,    "/snapshots",                                                    SnapshotList,   Safe,       Json::Nothing),
+    (Post,   "/snapshots",                                                    SnapshotCreate, Never,      Json::Nothing),
+    (Get,    "/snapshots/{file}",                                             NodeLocal,      Safe,       Json::Nothing),
+    (Delete, "/snapshots/{file}",                                             NodeLocal,      Verify,     Json::Nothing),
+    (Get,    "/collections/{c}/shards/{shard}/snapshots",                     NodeLocal,      Safe,       Json::Nothing),
+    (Post,   "/collections/{c}/shards/{shard}/snapshots",                     NodeLocal,      Never,      Json::Nothing),
+    (Get,    "/collections/{c}/shards/{shard}/snapshot",                      NodeLocal,      Safe,       Json::Nothing),
+    (Put,    "/collections/{c}/shards/{shard}/snapshots/recover",             NodeLocal,      Never,      Json::Nothing),
+    (Post,   "/collections/{c}/shards/{shard}/snapshots/upload",              NodeLocal,      Never,      Json::Nothing),
+    (Get,    "/collections/{c}/shards/{shard}/snapshots/{file}",              NodeLocal,      Safe,       Json::Nothing),
+    (Delete, "/collections/{c}/shards/{shard}/snapshots/{file}",              NodeLocal,      Verify,     Json::Nothing),
+    (Post,   "/collections/{c}/shards/{shard}/snapshot/partial/create",       NodeLocal,      Safe,       Json::Nothing),
+    (Post,   "/collections/{c}/shards/{shard}/snapshot/partial/recover",      NodeLocal,      Never,      Json::Nothing),
+    (Post,   "/collections/{c}/shards/{shard}/snapshot/partial/recover_from", NodeLocal,      Never,      Json::Nothing),
+    (Get,    "/collections/{c}/shards/{shard}/snapshot/partial/manifest",     NodeLocal,      Safe,       Json::Nothing),
+    (Post,   "/collections/{c}/shards/{shard}/points",                        NodeLocal,      Safe,       Json::Nothing),
+    (Post,   "/collections/{c}/shards/{shard}/points/scroll",                 NodeLocal,      Safe,       Json::Nothing),
+    (Post,   "/collections/{c}/shards/{shard}/points/count",                  NodeLocal,      Safe,       Json::Nothing),
+    (Post,   "/collections/{c}/shards/{shard}/cleanup",                       NodeLocal,      Idempotent, Json::Nothing),
 ];
 
 /// What `method` and `uri` say.
 pub(super) fn call(method: &Method, uri: &Uri) -> Call {
-    let unknown = Call::unknown(Protocol::Rest);
+    let mut unknown = Call::unknown(Protocol::Rest);
+    if method.is_safe() {
+        unknown.repeat = Safe;
+    }
     let verb = match *method {
         Method::GET => Get,
         Method::POST => Post,
@@ -148,43 +155,48 @@ pub(super) fn call(method: &Method, uri: &Uri) -> Call {
     };
     // Qdrant merges slashes and drops a trailing one since 1.13.3.
     let mut segments: smallvec::SmallVec<[&str; 10]> = smallvec::SmallVec::new();
-    segments.extend(uri.path().split('/').filter(|segment| !segment.is_empty()));
+    segments.extend(parts(uri.path()));
     // Dot segments and encoded slashes are read differently by different servers: passed through.
     if segments.iter().any(|segment| is_odd(segment)) {
         return unknown;
     }
-    let found = ROUTES
-        .iter()
-        .filter(|route| route.0 == verb)
-        .find_map(|route| Some((route, capture(route.1, &segments)?)));
-    let Some((&(_, _, class, layout), collection)) = found else { return unknown };
-    let collection = match collection.map(|name| percent_decode_str(name).decode_utf8()) {
-        None => None,
-        Some(Ok(name)) => Some(name.into_owned()),
-        Some(Err(_)) => return unknown,
-    };
-    Call {
-        protocol: Protocol::Rest,
+    let found = ROUTES.iter().find(|route| route.0 == verb && is_match(route.1, &segments));
+    let Some(&(_, pattern, class, repeat, layout)) = found else { return unknown };
+    let mut call = Call {
         class,
-        collection,
+        repeat,
         layout: Layout::Rest(layout),
         ordering: if class == Write { ordering(uri.query()) } else { WriteOrdering::Weak },
-    }
-}
-
-/// Whether the segments are those of `pattern`, and which of them is the collection.
-fn capture<'a>(pattern: &str, segments: &[&'a str]) -> Option<Option<&'a str>> {
-    let mut pattern = pattern.split('/').filter(|segment| !segment.is_empty());
-    let mut collection = None;
-    for &segment in segments {
-        match pattern.next()? {
-            "{c}" => collection = Some(segment),
-            "{}" => {}
-            literal if literal == segment => {}
-            _ => return None,
+        ..unknown.clone()
+    };
+    for (pattern, segment) in parts(pattern).zip(segments) {
+        if !pattern.starts_with('{') {
+            continue;
+        }
+        let Ok(name) = percent_decode_str(segment).decode_utf8() else { return unknown };
+        match pattern {
+            "{c}" => call.collection = Some(name.into_owned()),
+            "{file}" => call.file = Some(name.into_owned()),
+            "{shard}" => call.shard = name.parse().ok(),
+            "{peer}" => call.peer = name.parse().ok(),
+            "{point}" => call.point = PointId::from_path_segment(&name),
+            _ => {}
         }
     }
-    pattern.next().is_none().then_some(collection)
+    call
+}
+
+fn parts(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
+}
+
+/// Whether the segments are those of `pattern`.
+fn is_match(pattern: &str, segments: &[&str]) -> bool {
+    let mut pattern = parts(pattern);
+    segments
+        .iter()
+        .all(|&segment| pattern.next().is_some_and(|part| part.starts_with('{') || part == segment))
+        && pattern.next().is_none()
 }
 
 fn is_odd(segment: &str) -> bool {
@@ -218,7 +230,7 @@ mod tests {
 
     #[test]
     fn every_route_is_found_by_its_own_path() {
-        for &(verb, path, class, _) in ROUTES {
+        for &(verb, path, class, ..) in ROUTES {
             let method = match verb {
                 Get => Method::GET,
                 Post => Method::POST,
@@ -226,7 +238,11 @@ mod tests {
                 Patch => Method::PATCH,
                 Delete => Method::DELETE,
             };
-            let call = of(&method, &path.replace("{c}", "my%20books").replace("{}", "17"));
+            let mut uri = path.replace("{c}", "my%20books");
+            for part in ["{shard}", "{point}", "{file}", "{peer}", "{}"] {
+                uri = uri.replace(part, "17");
+            }
+            let call = of(&method, &uri);
             assert_eq!(call.class, class, "{path}");
             assert_eq!(call.collection.is_some(), path.contains("{c}"), "{path}");
             assert!(call.collection.is_none_or(|name| name == "my books"), "{path}");

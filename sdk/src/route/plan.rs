@@ -1,5 +1,7 @@
 //! Choosing among the nodes.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::{
@@ -19,8 +21,21 @@ pub enum Target<'a> {
     Points(&'a Collection, &'a Intent),
     /// An operation on points that could not be looked into, and why.
     Opaque(Reason),
-    /// Everything else, by its class; a node-local request may name its collection.
-    Class(Class, Option<&'a str>),
+    /// A node-local request, and the node that it means.
+    Local(&'a Local),
+    /// Everything else, by its class.
+    Class(Class),
+}
+
+/// Which node a node-local request means.
+#[derive(Clone, Debug)]
+pub enum Local {
+    /// This one and no other, and why.
+    Node(Address, Reason),
+    /// One that holds this shard of the collection, the same each time.
+    Holder(Arc<Collection>, ShardId),
+    /// The one that such requests go to, the same each time; another for another collection.
+    Home(Option<String>),
 }
 
 /// What is known of the nodes at this moment.
@@ -62,26 +77,31 @@ pub fn plan(
     tried: &[Address],
     dice: u64,
 ) -> Option<Plan> {
+    if let Target::Local(&Local::Node(address, reason)) = target {
+        return the_one(address, reason, topology, tried);
+    }
     let Some(mut field) = Field::of(topology, conditions, tried, dice) else {
         return last_resort(topology, conditions, tried, dice);
     };
-    if !matches!(target, Target::Class(Class::NodeLocal, _)) {
+    if !matches!(target, Target::Local(_)) {
         field.prefer_current();
     }
     let plan = match target {
         Target::Points(collection, intent) => field.for_points(collection, intent),
         Target::Opaque(reason) => field.any(reason),
-        Target::Class(Class::Consensus, _) => {
+        Target::Local(Local::Holder(collection, shard)) => field.holder(collection, *shard),
+        Target::Local(Local::Home(collection)) => {
+            field.stable(collection.as_deref().map_or("", |name| topology.resolve(name)))
+        }
+        Target::Local(Local::Node(..)) => field.any(Reason::AnyNode),
+        Target::Class(Class::Consensus) => {
             match topology.consensus_leader().and_then(|peer| field.node(peer)) {
                 Some(leader) => Plan::to(leader, Reason::ConsensusLeader, None),
                 None => field.any(Reason::AnyNode),
             }
         }
-        Target::Class(Class::NodeLocal, collection) => {
-            field.stable(collection.map_or("", |name| topology.resolve(name)))
-        }
-        Target::Class(Class::Unknown, _) => field.any(Reason::UnknownOperation),
-        Target::Class(Class::Anywhere | Class::Read | Class::Write, _) => field.any(Reason::AnyNode),
+        Target::Class(Class::Unknown) => field.any(Reason::UnknownOperation),
+        Target::Class(_) => field.any(Reason::AnyNode),
     };
     Some(plan)
 }
@@ -133,6 +153,21 @@ impl<'a, C: Conditions> Field<'a, C> {
         Plan::to(home.unwrap_or(self.first), Reason::StableNode, None)
     }
 
+    /// A node with a replica of `shard`, readable where there is one: the same each time, because what
+    /// one call leaves there the next one asks for.
+    fn holder(&self, collection: &Collection, shard: ShardId) -> Plan {
+        let replicas = collection.shard(shard).map(|shard| &shard.replicas[..]).unwrap_or_default();
+        let holders = |is_wanted: &dyn Fn(&Replica) -> bool| -> SmallVec<[&Node; 8]> {
+            let is_holder = |node: &&Node| replicas.iter().any(|r| Some(r.peer) == node.peer && is_wanted(r));
+            self.nodes.iter().copied().filter(is_holder).collect()
+        };
+        let readable = holders(&|replica| replica.state.is_readable());
+        match rendezvous(&readable, Some(&shard)).or_else(|| rendezvous(&holders(&|_| true), Some(&shard))) {
+            Some(node) => Plan::to(node, Reason::ShardHolder, None),
+            None => self.any(Reason::NoReplica),
+        }
+    }
+
     fn for_points(&self, collection: &Collection, intent: &Intent) -> Plan {
         let shards = match touched(intent, collection) {
             Ok(shards) => shards,
@@ -165,6 +200,14 @@ impl<'a, C: Conditions> Field<'a, C> {
     fn lighter<'n>(&self, nodes: &[&'n Node]) -> Option<&'n Node> {
         two_choices(nodes.len(), self.dice, |at| self.conditions.load(nodes[at].address)).map(|at| nodes[at])
     }
+}
+
+/// The one node that can answer. It is asked a second time where the first connection broke, which
+/// an idle one may do at any moment.
+fn the_one(address: Address, reason: Reason, topology: &Topology, tried: &[Address]) -> Option<Plan> {
+    let peer = topology.nodes().iter().find(|node| node.address == address).and_then(|node| node.peer);
+    let again = tried.iter().filter(|&&tried| tried == address).count() < 2;
+    again.then_some(Plan { address, peer, reason, expected_rpcs: None })
 }
 
 /// With no identified node left: the ClusterIP Service, then whatever answers.

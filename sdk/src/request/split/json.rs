@@ -46,7 +46,9 @@ struct Columns<'a> {
 pub(super) fn cut(layout: Layout, body: &[u8]) -> Result<(Vec<PointId>, Vec<List>), NotUnderstood> {
     match layout {
         Layout::Points | Layout::Selector | Layout::VectorSelector => {}
-        Layout::Nothing | Layout::Key | Layout::Searches | Layout::Operations => return Err(NotUnderstood),
+        Layout::Nothing | Layout::Key | Layout::Searches | Layout::Operations | Layout::Location => {
+            return Err(NotUnderstood);
+        }
     }
     let document: Document<'_> = serde_json::from_slice(body).map_err(|_| NotUnderstood)?;
     let (ids, mut lists) = match (document.points, document.batch) {

@@ -202,11 +202,48 @@ fn a_target_key_that_is_not_served_gives_way_to_its_fallback() {
     assert_eq!(found, (vec![2], Reason::ReadableReplica, Some(0)));
 }
 
+fn target<'a>(class: Class) -> Target<'a> {
+    static HOME: Local = Local::Home(None);
+    if class == Class::NodeLocal { Target::Local(&HOME) } else { Target::Class(class) }
+}
+
+#[test]
+fn a_node_that_is_meant_is_asked_twice_and_no_other_is() {
+    let topology = topology();
+    let node = topology.node(2).expect("a node").address;
+    let local = Local::Node(node, Reason::PinnedNode);
+    let of = |tried: &[Address]| {
+        let storm = Weather { down: vec![2], ..calm() };
+        plan(Target::Local(&local), &topology, &storm, tried, 1).map(|plan| (plan.peer, plan.reason))
+    };
+    assert_eq!(of(&[]), Some((Some(2), Reason::PinnedNode)));
+    assert_eq!(of(&[node]), Some((Some(2), Reason::PinnedNode)));
+    assert_eq!(of(&[node, node]), None);
+}
+
+#[test]
+fn a_shard_is_asked_of_the_same_holder_each_time() {
+    let topology = topology();
+    let rows: [Row<'_>; 2] = [(0, None, &[(1, Partial), (2, Active), (3, Active)]), (1, None, &[(1, Dead)])];
+    let collection = Arc::new(collection(&rows));
+    let of = |shard, weather: &Weather, dice| {
+        let local = Local::Holder(collection.clone(), shard);
+        plan(Target::Local(&local), &topology, weather, &[], dice).map(|plan| (plan.peer, plan.reason))
+    };
+    let (peer, reason) = of(0, &calm(), 1).expect("a plan");
+    assert!(matches!(peer, Some(2 | 3)) && reason == Reason::ShardHolder, "a readable replica: {peer:?}");
+    assert!((0..64).all(|throw| of(0, &calm(), mix(throw)) == Some((peer, reason))));
+    let storm = Weather { down: vec![2, 3], ..calm() };
+    assert_eq!(of(0, &storm, 1), Some((Some(1), Reason::ShardHolder)), "better than none");
+    assert_eq!(of(1, &calm(), 1), Some((Some(1), Reason::ShardHolder)));
+    assert_eq!(of(7, &calm(), 1).map(|plan| plan.1), Some(Reason::NoReplica));
+}
+
 #[test]
 fn what_is_not_on_points_goes_by_its_class() {
     let topology = topology();
     let of = |class, weather: &Weather, dice| {
-        let plan = plan(Target::Class(class, Some("books")), &topology, weather, &[], dice).expect("a plan");
+        let plan = plan(target(class), &topology, weather, &[], dice).expect("a plan");
         (plan.peer.expect("a peer"), plan.reason)
     };
     assert_eq!(of(Class::Consensus, &calm(), 1), (3, Reason::ConsensusLeader));
@@ -224,8 +261,7 @@ fn what_is_not_on_points_goes_by_its_class() {
 fn nodes_that_are_behind_are_left_out_while_others_are_not() {
     let topology = topology();
     let peers = |class, weather: &Weather| {
-        let plans =
-            (0..64).filter_map(|throw| plan(Target::Class(class, None), &topology, weather, &[], mix(throw)));
+        let plans = (0..64).filter_map(|throw| plan(target(class), &topology, weather, &[], mix(throw)));
         let mut peers: Vec<PeerId> = plans.filter_map(|plan| plan.peer).collect();
         peers.sort_unstable();
         peers.dedup();
@@ -260,7 +296,7 @@ fn with_no_usable_node_the_service_decides_and_without_one_any_node_is_better_th
     let storm = Weather { down: vec![1, 2, 3], ..calm() };
     let service = Address { ip: [10, 96, 0, 1].into(), rest_port: 6333, grpc_port: 6334 };
     let place = |topology: &Topology| {
-        plan(Target::Class(Class::Anywhere, None), topology, &storm, &[], 1).map(|p| p.reason)
+        plan(Target::Class(Class::Anywhere), topology, &storm, &[], 1).map(|p| p.reason)
     };
     assert_eq!(place(&topology().with_fallback(service)), Some(Reason::Fallback));
     assert_eq!(place(&topology()), Some(Reason::AnyNode));

@@ -1,0 +1,151 @@
+//! Compressed bodies, decoded for a look into them and never for forwarding.
+
+use std::{borrow::Cow, io::Read};
+
+use bytes::Bytes;
+use flate2::read::{GzDecoder, ZlibDecoder};
+use http::{HeaderMap, HeaderValue, header};
+
+use super::{
+    Protocol,
+    grpc::{HEADER, frame},
+};
+
+/// Brotli's own choice for streams.
+const BROTLI_BUFFER: usize = 4096;
+
+/// The plain form of `body`, as a node would decode it; `None` where it has none of at most `limit`
+/// bytes, or its encoding is not one that Qdrant takes (gzip, br, zstd, deflate; gzip over gRPC).
+pub(crate) fn plain(protocol: Protocol, headers: &HeaderMap, body: &Bytes, limit: usize) -> Option<Bytes> {
+    match protocol {
+        Protocol::Rest => match name(headers.get(header::CONTENT_ENCODING)).as_deref() {
+            None => Some(body.clone()),
+            Some(encoding) => decoded(encoding, body, limit).map(Bytes::from),
+        },
+        Protocol::Grpc => match body.first() {
+            Some(1) => {
+                let encoding = name(headers.get("grpc-encoding"))?;
+                let message = decoded(&encoding, body.get(HEADER..)?, limit)?;
+                (encoding == "gzip").then(|| frame(&message))
+            }
+            _ => Some(body.clone()),
+        },
+    }
+}
+
+/// The name of an encoding in lower case; `None` for none. Of several, Qdrant takes none either.
+fn name(value: Option<&HeaderValue>) -> Option<Cow<'static, str>> {
+    match value?.to_str() {
+        Ok(name) if name.trim().eq_ignore_ascii_case("identity") => None,
+        Ok(name) => Some(name.trim().to_ascii_lowercase().into()),
+        Err(_) => Some("unreadable".into()),
+    }
+}
+
+fn decoded(encoding: &str, body: &[u8], limit: usize) -> Option<Vec<u8>> {
+    match encoding {
+        "gzip" => read(GzDecoder::new(body), limit),
+        "deflate" => read(ZlibDecoder::new(body), limit),
+        "br" => read(brotli_decompressor::Decompressor::new(body, BROTLI_BUFFER), limit),
+        "zstd" => read(ruzstd::decoding::StreamingDecoder::new(body).ok()?, limit),
+        _ => None,
+    }
+}
+
+/// All that `source` yields, unless that is more than `limit` bytes: a small body may stand for an
+/// endless one.
+fn read(source: impl Read, limit: usize) -> Option<Vec<u8>> {
+    let mut decoded = Vec::new();
+    let bound = u64::try_from(limit).ok()?.saturating_add(1);
+    source.take(bound).read_to_end(&mut decoded).ok()?;
+    (decoded.len() <= limit).then_some(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{
+        Compression,
+        write::{GzEncoder, ZlibEncoder},
+    };
+
+    use super::*;
+
+    const TEXT: &[u8] = br#"{"points":[1,2,3]}"#;
+
+    /// `TEXT` as `brotli` and `zstd` of Debian write it.
+    const BROTLI: &[u8] = &[
+        0x8b, 0x08, 0x80, 0x7b, 0x22, 0x70, 0x6f, 0x69, 0x6e, 0x74, 0x73, 0x22, 0x3a, 0x5b, 0x31, 0x2c, 0x32,
+        0x2c, 0x33, 0x5d, 0x7d, 0x03,
+    ];
+    const ZSTD: &[u8] = &[
+        0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x12, 0x91, 0x00, 0x00, 0x7b, 0x22, 0x70, 0x6f, 0x69, 0x6e, 0x74, 0x73,
+        0x22, 0x3a, 0x5b, 0x31, 0x2c, 0x32, 0x2c, 0x33, 0x5d, 0x7d,
+    ];
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text).expect("memory");
+        encoder.finish().expect("memory")
+    }
+
+    fn deflate(text: &[u8]) -> Vec<u8> {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text).expect("memory");
+        encoder.finish().expect("memory")
+    }
+
+    fn rest(encoding: &'static str, body: Vec<u8>, limit: usize) -> Option<Bytes> {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-encoding", HeaderValue::from_static(encoding));
+        plain(Protocol::Rest, &headers, &body.into(), limit)
+    }
+
+    #[test]
+    fn every_encoding_that_qdrant_takes() {
+        for (encoding, body) in [
+            ("gzip", gzip(TEXT)),
+            ("GZIP", gzip(TEXT)),
+            ("deflate", deflate(TEXT)),
+            ("br", BROTLI.to_vec()),
+            ("zstd", ZSTD.to_vec()),
+            ("identity", TEXT.to_vec()),
+        ] {
+            assert_eq!(rest(encoding, body, 1 << 20).as_deref(), Some(TEXT), "{encoding}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_not_looked_into() {
+        for (encoding, body) in [
+            ("gzip", TEXT.to_vec()),
+            ("gzip", gzip(TEXT)[..20].to_vec()),
+            ("br", vec![0xff; 64]),
+            ("zstd", vec![0x28, 0xb5, 0x2f, 0xfd]),
+            ("gzip, br", gzip(TEXT)),
+            ("snappy", TEXT.to_vec()),
+        ] {
+            assert_eq!(rest(encoding, body, 1 << 20), None, "{encoding}");
+        }
+    }
+
+    #[test]
+    fn a_small_body_that_stands_for_a_large_one_is_given_up_at_the_limit() {
+        let bomb = gzip(&vec![b' '; 8 << 20]);
+        assert!(bomb.len() < 16 << 10);
+        assert_eq!(rest("gzip", bomb, 1 << 20), None);
+    }
+
+    #[test]
+    fn a_compressed_grpc_message_becomes_a_plain_one() {
+        let message = gzip(b"\x0a\x05books");
+        let mut framed = frame(&message).to_vec();
+        framed[0] = 1;
+        let mut headers = HeaderMap::new();
+        assert_eq!(plain(Protocol::Grpc, &headers, &framed.clone().into(), 100), None);
+        headers.insert("grpc-encoding", HeaderValue::from_static("gzip"));
+        let expected = frame(b"\x0a\x05books");
+        assert_eq!(plain(Protocol::Grpc, &headers, &framed.into(), 100), Some(expected));
+    }
+}

@@ -1,0 +1,293 @@
+//! Finds out where a request belongs, reading its body where that matters.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body::Body as HttpBody;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::Inner;
+use crate::{
+    dispatch::{Credentials, Failure, Placement},
+    request::{Body, BoxError, Call, Class, Collected, Depth, Intent, collect, plain},
+    route::{Local, Reason, depth},
+    topology::{Lookup, Node, PeerId, Topology},
+};
+
+/// No collection of Qdrant has a longer name, in bytes.
+const MAX_COLLECTION_NAME: usize = 255;
+
+/// Names the node that a request is for.
+const NODE: HeaderName = HeaderName::from_static("x-qdrant-node");
+
+/// What is known of a request before it is sent.
+pub(super) struct Prepared {
+    pub(super) placement: Placement,
+    pub(super) collection: Option<String>,
+    pub(super) snapshot: Arc<Topology>,
+    pub(super) body: Body,
+    /// The body as it is looked into: whole and not compressed.
+    pub(super) plain: Option<Bytes>,
+}
+
+/// What `x-qdrant-node` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NodePin {
+    /// Every node.
+    All,
+    /// The node of this pod name, peer id or address.
+    Node(String),
+}
+
+/// A body as far as it has been read.
+struct Seen {
+    body: Body,
+    /// All of it, or what came before the limit; nothing of a stream.
+    bytes: Bytes,
+    is_whole: bool,
+}
+
+// === impl NodePin ===
+
+impl NodePin {
+    /// Takes the pin off the request: it is meant for the router.
+    pub(super) fn take(headers: &mut HeaderMap) -> Option<Self> {
+        let value = headers.remove(NODE)?;
+        let name = String::from_utf8_lossy(HeaderValue::as_bytes(&value)).trim().to_owned();
+        Some(if name == "all" { Self::All } else { Self::Node(name) })
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Finds out where a request belongs, reading its body where that matters.
+    pub(super) async fn prepare<B>(
+        &self,
+        call: &Call,
+        pin: Option<NodePin>,
+        headers: &HeaderMap,
+        body: B,
+    ) -> Result<Prepared, Failure>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let found = self.dispatcher.topology.found().await;
+        let Seen { body, bytes, is_whole } =
+            self.read(call, body).await.map_err(|error| Failure::ClientGone(error.to_string()))?;
+        let plain = match is_whole {
+            true => plain(call.protocol, headers, &bytes, self.body_limit),
+            false => None,
+        };
+        let looked_at = plain.as_ref().unwrap_or(&bytes);
+        let collection = call.collection(looked_at).map(str::to_owned);
+        let (placement, snapshot) = match pin {
+            Some(pin) => (pinned(call, pin, &found)?, found),
+            None if call.is_on_points() => {
+                self.place(call, collection.as_deref(), plain.as_ref(), &bytes).await
+            }
+            None => self.place_elsewhere(call, collection.as_deref(), headers, looked_at, found).await,
+        };
+        Ok(Prepared { placement, collection, snapshot, body, plain })
+    }
+
+    /// Reads the body, unless it may be endless or cannot matter.
+    async fn read<B>(&self, call: &Call, body: B) -> Result<Seen, BoxError>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        // Uploads and what is not known are passed on as they come. Over gRPC, what is known is one
+        // short message that names its collection.
+        let is_stream = match call.class {
+            Class::Unknown => true,
+            Class::NodeLocal => !call.is_told_by_body(),
+            Class::Read
+            | Class::Write
+            | Class::Consensus
+            | Class::Anywhere
+            | Class::SnapshotList
+            | Class::SnapshotCreate => false,
+        };
+        if is_stream {
+            let body = Body::stream(body);
+            return Ok(Seen { body, bytes: Bytes::new(), is_whole: false });
+        }
+        Ok(match collect(body, self.body_limit).await? {
+            Collected::Whole(bytes) => Seen { body: Body::Full(bytes.clone()), bytes, is_whole: true },
+            Collected::TooLarge { read, body } => Seen { body, bytes: read, is_whole: false },
+        })
+    }
+
+    /// Where an operation on points belongs.
+    async fn place(
+        &self,
+        call: &Call,
+        collection: Option<&str>,
+        plain: Option<&Bytes>,
+        bytes: &Bytes,
+    ) -> (Placement, Arc<Topology>) {
+        let topology = &self.dispatcher.topology;
+        let Some(name) = collection else {
+            return (Placement::Opaque(Reason::NotUnderstood), topology.snapshot());
+        };
+        if name.is_empty() || name.len() > MAX_COLLECTION_NAME {
+            return (Placement::Opaque(Reason::UnknownCollection), topology.snapshot());
+        }
+        let snapshot = topology.knowing(name).await;
+        let Some(Lookup::Found(collection)) = snapshot.collection(name) else {
+            return (Placement::Opaque(Reason::UnknownCollection), snapshot);
+        };
+        let depth = depth(collection);
+        let intent = match plain {
+            Some(plain) => call.intent(plain, depth),
+            None if depth == Depth::default() => call.intent(bytes, depth),
+            // Too large to be looked into, or compressed in an unknown way: the path tells the rest.
+            None => Ok(Intent::unseen(call, collection)),
+        };
+        let placement = match intent {
+            Ok(intent) => Placement::Points(collection.clone(), intent),
+            Err(_) => Placement::Opaque(Reason::NotUnderstood),
+        };
+        (placement, snapshot)
+    }
+
+    /// Where everything else belongs.
+    async fn place_elsewhere(
+        &self,
+        call: &Call,
+        collection: Option<&str>,
+        headers: &HeaderMap,
+        body: &[u8],
+        found: Arc<Topology>,
+    ) -> (Placement, Arc<Topology>) {
+        let has_peers = found.nodes().iter().any(|node| node.peer.is_some());
+        let home = || Placement::Local(Local::Home(collection.map(str::to_owned)));
+        match call.class {
+            Class::SnapshotList if has_peers => (Placement::AllNodes, found),
+            Class::SnapshotList | Class::SnapshotCreate => (home(), found),
+            Class::NodeLocal => {
+                let file = call.file(body);
+                if let (Some(name), Some(shard)) = (collection, call.shard(body)) {
+                    let snapshot = self.dispatcher.topology.knowing(name).await;
+                    let placement = match snapshot.collection(name) {
+                        Some(Lookup::Found(found)) => Placement::Local(Local::Holder(found.clone(), shard)),
+                        _ => home(),
+                    };
+                    return (placement, snapshot);
+                }
+                let keeper = match &file {
+                    Some(file) => self.keeper(collection, file, headers, &found).await,
+                    None => None,
+                };
+                let placement = keeper.map_or_else(home, |node| {
+                    Placement::Local(Local::Node(node.address, Reason::SnapshotHolder))
+                });
+                (placement, found)
+            }
+            Class::Consensus => (Placement::Class { not: call.peer }, found),
+            Class::Read | Class::Write | Class::Anywhere | Class::Unknown => {
+                (Placement::Class { not: None }, found)
+            }
+        }
+    }
+
+    /// The node that keeps a snapshot: the peer whose id is in its name, as in those of collections, or
+    /// the one that lists it.
+    async fn keeper(
+        &self,
+        collection: Option<&str>,
+        file: &str,
+        headers: &HeaderMap,
+        found: &Arc<Topology>,
+    ) -> Option<Node> {
+        if let Some(node) = collection.and_then(|_| found.node(peer_in_name(file)?)) {
+            return Some(node.clone());
+        }
+        let list = match collection {
+            Some(name) => {
+                format!("/collections/{}/snapshots", utf8_percent_encode(name, NON_ALPHANUMERIC))
+            }
+            None => "/snapshots".to_owned(),
+        };
+        self.dispatcher.keeper(found, &Credentials::of(headers), &list, file).await
+    }
+}
+
+/// The peer in the name of a collection's snapshot, `{collection}-{peer}-{year}-{month}-…-{second}.snapshot`.
+fn peer_in_name(file: &str) -> Option<PeerId> {
+    /// Year to second.
+    const TIME: usize = 6;
+    let stem = file.strip_suffix(".snapshot")?;
+    let mut parts = stem.rsplit('-');
+    let is_time = parts.by_ref().take(TIME).all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+    let peer = parts.next()?.parse().ok()?;
+    // Before the peer comes the name of the collection.
+    (is_time && parts.next().is_some()).then_some(peer)
+}
+
+/// The placement that a pin asks for.
+fn pinned(call: &Call, pin: NodePin, topology: &Topology) -> Result<Placement, Failure> {
+    let has_peers = topology.nodes().iter().any(|node| node.peer.is_some());
+    match (pin, call.class) {
+        (NodePin::All, Class::SnapshotList | Class::SnapshotCreate) if has_peers => Ok(Placement::AllNodes),
+        (NodePin::All, Class::SnapshotList | Class::SnapshotCreate) => {
+            Ok(Placement::Local(Local::Home(call.collection(&[]).map(str::to_owned))))
+        }
+        (NodePin::All, _) => Err(Failure::NotForAllNodes),
+        (NodePin::Node(name), _) => {
+            let is_meant = |node: &&Node| {
+                node.name.as_deref() == Some(&*name)
+                    || node.peer.is_some_and(|peer| peer.to_string() == name)
+                    || node.address.ip.to_string() == name
+            };
+            match topology.nodes().iter().find(is_meant) {
+                Some(node) => Ok(Placement::Local(Local::Node(node.address, Reason::PinnedNode))),
+                None => Err(Failure::UnknownNode { name, known: Vec::new() }),
+            }
+        }
+    }
+}
+
+/// The nodes that a pin may name.
+pub(super) fn known_nodes(topology: &Topology) -> Vec<String> {
+    let describe = |node: &Node| match node.peer {
+        Some(peer) => format!("{} (peer {peer})", node.label()),
+        None => node.label(),
+    };
+    topology.nodes().iter().map(describe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peer_is_in_the_name_of_a_collections_snapshot() {
+        for (file, peer) in [
+            ("books-3917528459216744-2026-11-24-02-20-33.snapshot", Some(3_917_528_459_216_744)),
+            ("my-old-books-7-2026-11-24-02-20-33.snapshot", Some(7)),
+            ("full-snapshot-2026-11-24-02-20-33.snapshot", None),
+            ("books-2026-11-24-02-20-33.snapshot", None),
+            ("2026-11-24-02-20-33.snapshot", None),
+            ("books-7-2026-11-24-02-20-33.tar", None),
+            ("books-7-2026-11-24-02-20-xx.snapshot", None),
+            ("", None),
+        ] {
+            assert_eq!(peer_in_name(file), peer, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_pin_is_taken_off_the_request() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(NodePin::take(&mut headers), None);
+        headers.insert(NODE, HeaderValue::from_static(" qdrant-1 "));
+        assert_eq!(NodePin::take(&mut headers), Some(NodePin::Node("qdrant-1".to_owned())));
+        assert!(headers.is_empty());
+        headers.insert(NODE, HeaderValue::from_static("all"));
+        assert_eq!(NodePin::take(&mut headers), Some(NodePin::All));
+    }
+}
