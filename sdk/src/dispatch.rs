@@ -246,7 +246,8 @@ mod tests {
 
     fn write(ordering: WriteOrdering) -> Placement {
         let collection = Collection::new(Epoch::default(), Vec::new(), None, 0);
-        let intent = Intent { action: Action::Write(ordering), scopes: smallvec![Scope::EVERYTHING] };
+        let intent =
+            Intent { action: Action::Write(ordering), scopes: smallvec![Scope::EVERYTHING], affinity: None };
         Placement::Points(Arc::new(collection), intent)
     }
 

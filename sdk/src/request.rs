@@ -13,6 +13,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::topology::{Collection, PeerId, PointId, ShardId, ShardKey, WriteOrdering};
 
+mod affinity;
 mod body;
 mod encoding;
 pub(crate) mod grpc;
@@ -21,7 +22,7 @@ mod protobuf;
 pub(crate) mod rest;
 mod split;
 
-pub use self::body::BoxError;
+pub use self::{affinity::Affinity, body::BoxError};
 pub(crate) use self::{
     body::{Body, Collected, collect},
     encoding::plain,
@@ -121,6 +122,8 @@ pub struct Intent {
     pub action: Action,
     /// The parts of the collection that it touches; several for batches.
     pub scopes: SmallVec<[Scope; 1]>,
+    /// The replicas that a read is to prefer, where the servers know of that.
+    pub affinity: Option<Affinity>,
 }
 
 /// Whether an operation reads or writes.
@@ -302,11 +305,11 @@ impl Call {
         match self.layout {
             Layout::Rest(layout) => {
                 let scopes = json::scopes(layout, body, depth)?;
-                Ok(Intent { action: action(self.ordering)?, scopes })
+                Ok(Intent { action: action(self.ordering)?, scopes, affinity: None })
             }
             Layout::Grpc(method) => {
                 let (ordering, scopes) = grpc::peek(method, body, depth)?;
-                Ok(Intent { action: action(ordering)?, scopes })
+                Ok(Intent { action: action(ordering)?, scopes, affinity: None })
             }
             Layout::Nothing => Err(NotUnderstood),
         }
@@ -321,7 +324,7 @@ impl Intent {
         let action = if call.class == Class::Write { Action::Write(call.ordering) } else { Action::Read };
         let all: Vec<ShardKey> = collection.groups.iter().filter_map(|group| group.key.clone()).collect();
         let keys = if all.is_empty() { Keys::Unspecified } else { Keys::Any(all) };
-        Self { action, scopes: smallvec![Scope { keys, points: Points::All }] }
+        Self { action, scopes: smallvec![Scope { keys, points: Points::All }], affinity: None }
     }
 }
 

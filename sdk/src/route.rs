@@ -21,6 +21,8 @@ pub enum Reason {
     ReadableReplica,
     /// The node with readable replicas of the most shards asked for.
     MostReplicas,
+    /// The node with the replicas that the client's route affinity selects.
+    RouteAffinity,
     /// A holder of the shards written, the same one for every router.
     ReplicaHolder,
     /// The node that leads the shards written.
@@ -61,9 +63,10 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ReadableReplica,
         Self::MostReplicas,
+        Self::RouteAffinity,
         Self::ReplicaHolder,
         Self::ShardLeader,
         Self::Split,
@@ -89,6 +92,7 @@ impl Reason {
         match self {
             Self::ReadableReplica => "readable_replica",
             Self::MostReplicas => "most_replicas",
+            Self::RouteAffinity => "route_affinity",
             Self::ReplicaHolder => "replica_holder",
             Self::ShardLeader => "shard_leader",
             Self::Split => "split",

@@ -16,6 +16,7 @@ mod point;
 mod replica;
 mod ring;
 mod snapshot;
+mod version;
 pub(crate) mod worker;
 
 pub(crate) use self::api::chain;
@@ -29,6 +30,7 @@ pub use self::{
     replica::{Replica, ReplicaState},
     ring::HashRing,
     snapshot::{Change, Lookup, Node, Topology},
+    version::{Hashing, Version, VersionError},
     worker::{Observer, Problem, Settings, TopologyHandle},
 };
 

@@ -96,12 +96,13 @@ impl Dispatcher {
         let [scope] = &intent.scopes[..] else { return None };
         let group = group(collection, &scope.keys)?;
         let pieces = Pieces::of(call, body).ok()?;
+        let hashing = job.snapshot.hashing();
         let hands: Vec<usize> =
-            pieces.ids.iter().map(|id| split.part_of(group, id)).collect::<Option<_>>()?;
+            pieces.ids.iter().map(|id| split.part_of(group, hashing, id)).collect::<Option<_>>()?;
         let parts = split.parts.iter().enumerate().map(|(hand, shards)| {
             let ids = pieces.ids.iter().zip(&hands).filter(|&(_, &held)| held == hand).map(|(&id, _)| id);
             let scope = Scope { keys: scope.keys.clone(), points: Points::Ids(ids.collect()) };
-            let intent = Intent { action: intent.action, scopes: smallvec![scope] };
+            let intent = Intent { scopes: smallvec![scope], ..*intent };
             Part {
                 shards: shards.len(),
                 job: job.part(collection.clone(), intent, pieces.part(|i| hands[i] == hand)),

@@ -108,6 +108,7 @@ pub fn plan(
 
 /// The nodes to choose from, of which there is at least one.
 struct Field<'a, C> {
+    topology: &'a Topology,
     conditions: &'a C,
     first: &'a Node,
     nodes: SmallVec<[&'a Node; 8]>,
@@ -125,7 +126,7 @@ impl<'a, C: Conditions> Field<'a, C> {
         if nodes.is_empty() && topology.fallback().iter().all(|address| tried.contains(address)) {
             nodes = left().collect();
         }
-        nodes.first().copied().map(|first| Self { conditions, first, nodes, dice })
+        nodes.first().copied().map(|first| Self { topology, conditions, first, nodes, dice })
     }
 
     /// Leaves out the nodes that have not applied what this client has just changed, if others have.
@@ -169,11 +170,11 @@ impl<'a, C: Conditions> Field<'a, C> {
     }
 
     fn for_points(&self, collection: &Collection, intent: &Intent) -> Plan {
-        let shards = match touched(intent, collection) {
+        let shards = match touched(intent, collection, self.topology.hashing()) {
             Ok(shards) => shards,
             Err(UnknownKey) => return self.any(Reason::UnknownShardKey),
         };
-        let costs = Costs::of(&shards, collection, intent.action);
+        let costs = Costs::of(&shards, collection, intent);
         let best = self.nodes.iter().filter_map(|node| costs.saved(node.peer?)).max();
         let Some(saved) = best else {
             return Plan { expected_rpcs: Some(costs.without_replica), ..self.any(Reason::NoReplica) };
@@ -186,6 +187,7 @@ impl<'a, C: Conditions> Field<'a, C> {
             .collect();
         let expected_rpcs = costs.without_replica.saturating_sub(saved);
         let (node, reason) = match intent.action {
+            Action::Read if intent.affinity.is_some() => (self.lighter(&alike), Reason::RouteAffinity),
             Action::Read if expected_rpcs == 0 => (self.lighter(&alike), Reason::ReadableReplica),
             Action::Read => (self.lighter(&alike), Reason::MostReplicas),
             Action::Write(WriteOrdering::Weak) => (rendezvous(&alike, shards.first()), Reason::ReplicaHolder),
@@ -277,20 +279,24 @@ pub(super) struct Costs {
 }
 
 impl Costs {
-    pub(super) fn of(shards: &Shards, collection: &Collection, action: Action) -> Self {
+    pub(super) fn of(shards: &Shards, collection: &Collection, intent: &Intent) -> Self {
         let mut costs = Self { without_replica: 0, savings: SmallVec::new() };
         for replicas in shards.iter().filter_map(|&id| collection.shard(id)).map(|shard| &shard.replicas) {
-            match action {
-                Action::Read => {
-                    let readable = || replicas.iter().filter(|replica| replica.state.is_readable());
+            let readable = || replicas.iter().filter(|replica| replica.state.is_readable());
+            match (intent.action, intent.affinity) {
+                (Action::Read, Some(affinity)) => {
+                    let first = readable().min_by_key(|replica| affinity.rank(replica.peer));
+                    costs.add(usize::from(first.is_some()), 0, first.into_iter());
+                }
+                (Action::Read, None) => {
                     // Without a local replica Qdrant asks two remote ones at once, where there are two.
                     costs.add(readable().count().min(2), 0, readable());
                 }
-                Action::Write(WriteOrdering::Weak) => {
+                (Action::Write(WriteOrdering::Weak), _) => {
                     let updatable = || replicas.iter().filter(|replica| replica.state.is_updatable());
                     costs.add(updatable().count(), updatable().count().saturating_sub(1), updatable());
                 }
-                Action::Write(ordering) => {
+                (Action::Write(ordering), _) => {
                     let updatable = replicas.iter().filter(|replica| replica.state.is_updatable()).count();
                     let leader = leader(replicas, ordering);
                     let leads = replicas.iter().filter(|replica| Some(replica.peer) == leader);

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::{
     request::{Action, Depth, Intent, Keys, Points, Scope},
-    topology::{Collection, KeyGroup, ReshardingDirection, Shard, ShardId, ShardKey},
+    topology::{Collection, Hashing, KeyGroup, ReshardingDirection, Shard, ShardId, ShardKey},
 };
 
 /// Shards touched, ascending, each once.
@@ -23,13 +23,17 @@ pub(crate) fn depth(collection: &Collection) -> Depth {
 }
 
 /// The shards that `intent` touches.
-pub(super) fn touched(intent: &Intent, collection: &Collection) -> Result<Shards, UnknownKey> {
+pub(super) fn touched(
+    intent: &Intent,
+    collection: &Collection,
+    hashing: Hashing,
+) -> Result<Shards, UnknownKey> {
     let mut shards = Shards::new();
     for scope in &intent.scopes {
         for group in groups(scope, intent.action, collection)? {
             match (&scope.points, intent.action) {
                 (Points::Ids(ids), Action::Write(_)) => {
-                    shards.extend(ids.iter().flat_map(|id| group.owners(id)));
+                    shards.extend(ids.iter().flat_map(|id| group.owners(hashing, id)));
                 }
                 (Points::All, _) | (Points::Ids(_), Action::Read) => shards.extend_from_slice(&group.shards),
             }

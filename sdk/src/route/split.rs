@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     request::{Action, Intent, Keys, Points},
-    topology::{Collection, KeyGroup, Node, PeerId, PointId, ShardId, Topology, WriteOrdering, leader},
+    topology::{
+        Collection, Hashing, KeyGroup, Node, PeerId, PointId, ShardId, Topology, WriteOrdering, leader,
+    },
 };
 
 /// More holders than this are covered greedily rather than optimally.
@@ -53,8 +55,9 @@ impl Split {
         if !is_simple || is_too_large || collection.resharding.is_some() {
             return None;
         }
-        let shards = touched(intent, collection).ok().filter(|shards| shards.len() > 1)?;
-        let costs = Costs::of(&shards, collection, intent.action);
+        let shards =
+            touched(intent, collection, topology.hashing()).ok().filter(|shards| shards.len() > 1)?;
+        let costs = Costs::of(&shards, collection, intent);
         let usable: SmallVec<[&Node; 8]> = topology
             .nodes()
             .iter()
@@ -73,8 +76,8 @@ impl Split {
     }
 
     /// Which part a point belongs to.
-    pub(crate) fn part_of(&self, group: &KeyGroup, id: &PointId) -> Option<usize> {
-        let shard = group.owners(id).next()?;
+    pub(crate) fn part_of(&self, group: &KeyGroup, hashing: Hashing, id: &PointId) -> Option<usize> {
+        let shard = group.owners(hashing, id).next()?;
         self.parts.iter().position(|shards| shards.contains(&shard))
     }
 }

@@ -10,9 +10,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::Inner;
 use crate::{
     dispatch::{Credentials, Failure, Placement},
-    request::{Body, BoxError, Call, Class, Collected, Depth, Intent, collect, plain},
+    request::{Affinity, Body, BoxError, Call, Class, Collected, Depth, Intent, collect, plain},
     route::{Local, Reason, depth},
-    topology::{Lookup, Node, PeerId, Topology},
+    topology::{Lookup, Node, PeerId, Topology, Version},
 };
 
 /// No collection of Qdrant has a longer name, in bytes.
@@ -86,7 +86,14 @@ impl Inner {
         let (placement, snapshot) = match pin {
             Some(pin) => (pinned(call, pin, &found)?, found),
             None if call.is_on_points() => {
-                self.place(call, collection.as_deref(), plain.as_ref(), &bytes).await
+                let (mut placement, snapshot) =
+                    self.place(call, collection.as_deref(), plain.as_ref(), &bytes).await;
+                if let Placement::Points(_, intent) = &mut placement
+                    && snapshot.is_at_least(Version::ROUTE_AFFINITY)
+                {
+                    intent.affinity = Affinity::of(headers);
+                }
+                (placement, snapshot)
             }
             None => self.place_elsewhere(call, collection.as_deref(), headers, looked_at, found).await,
         };

@@ -17,8 +17,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    Address, Collection, Epoch, PeerId,
+    Address, Collection, Epoch, PeerId, Version,
     collection::{ClusterInfo, CollectionInfo},
+    version::VersionError,
 };
 use crate::connect::{Dialer, Tls};
 
@@ -47,6 +48,9 @@ pub trait ClusterApi: Send + Sync + 'static {
         collection: &str,
         epoch: Epoch,
     ) -> impl Future<Output = Result<Option<Collection>, ApiError>> + Send;
+
+    /// The version of the server; `GET /` needs no credential.
+    fn version(&self, address: Address) -> impl Future<Output = Result<Version, ApiError>> + Send;
 
     /// All aliases with their collections.
     fn aliases(
@@ -150,8 +154,18 @@ impl HttpApi {
             .clone()
     }
 
-    /// `GET path`; `None` where the answer is 404.
+    /// The `result` of `GET path`; `None` where the answer is 404.
     async fn get<T: DeserializeOwned>(&self, address: Address, path: &str) -> Result<Option<T>, ApiError> {
+        let envelope = self.document::<Envelope<T>>(address, path).await?;
+        Ok(envelope.map(|envelope| envelope.result))
+    }
+
+    /// The whole answer to `GET path`; `None` where it is 404.
+    async fn document<T: DeserializeOwned>(
+        &self,
+        address: Address,
+        path: &str,
+    ) -> Result<Option<T>, ApiError> {
         let url = format!("http://{}{path}", address.rest());
         let unexpected = |reason: String| ApiError::Unexpected { url: url.clone(), reason };
         let unreachable = |reason: String| ApiError::Unreachable { url: url.clone(), reason };
@@ -174,9 +188,10 @@ impl HttpApi {
         };
         match status {
             StatusCode::OK => {
-                let envelope: Envelope<T> = serde_json::from_slice(&body)
-                    .map_err(|error| unexpected(format!("the answer could not be read: {error}")))?;
-                Ok(Some(envelope.result))
+                let document = serde_json::from_slice(&body);
+                document
+                    .map(Some)
+                    .map_err(|error| unexpected(format!("the answer could not be read: {error}")))
             }
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(ApiError::Refused {
@@ -231,6 +246,14 @@ impl ClusterApi for HttpApi {
         Ok(Some(collection))
     }
 
+    async fn version(&self, address: Address) -> Result<Version, ApiError> {
+        let title = self.document::<Title>(address, "/").await?.ok_or_else(|| Self::missing(address, "/"))?;
+        title.version.parse().map_err(|error: VersionError| ApiError::Unexpected {
+            url: format!("http://{}/", address.rest()),
+            reason: error.to_string(),
+        })
+    }
+
     async fn aliases(&self, address: Address) -> Result<HashMap<String, String>, ApiError> {
         let path = "/aliases";
         let list = self.get::<AliasList>(address, path).await?;
@@ -252,6 +275,12 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 // === the wire ===
+
+/// `GET /`
+#[derive(Deserialize)]
+struct Title {
+    version: String,
+}
 
 #[derive(Deserialize)]
 struct Envelope<T> {

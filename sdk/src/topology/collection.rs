@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use smallvec::SmallVec;
 
-use super::{Epoch, HashRing, PeerId, Replica, ReplicaState, ShardId};
+use super::{Epoch, HashRing, Hashing, PeerId, PointId, Replica, ReplicaState, ShardId};
 
 /// A shard key of a collection with custom sharding. `7` and `"7"` are different keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
@@ -93,12 +93,12 @@ impl fmt::Display for ShardKey {
 
 impl KeyGroup {
     /// The shards that a write of this point goes to: one, or two while resharding moves it.
-    pub fn owners(&self, id: &super::PointId) -> impl Iterator<Item = ShardId> + use<> {
-        let owner = self.ring.shard(id);
+    pub fn owners(&self, hashing: Hashing, id: &PointId) -> impl Iterator<Item = ShardId> + use<> {
+        let owner = self.ring.shard_as(hashing, id);
         let other = self
             .ring_without_target
             .as_ref()
-            .and_then(|ring| ring.shard(id))
+            .and_then(|ring| ring.shard_as(hashing, id))
             .filter(|&shard| Some(shard) != owner);
         owner.into_iter().chain(other)
     }
@@ -319,7 +319,7 @@ mod tests {
                  "resharding_operations": [{ "uuid": "x", "direction": "up", "shard_id": 3, "peer_id": 7 }] }"#,
         );
         let group = collection.group(None).expect("automatic sharding");
-        let owners = |id| group.owners(&PointId::Num(id)).collect::<Vec<_>>();
+        let owners = |id| group.owners(Hashing::Stable, &PointId::Num(id)).collect::<Vec<_>>();
         assert_eq!(owners(0), [2]);
         assert_eq!(owners(1), [3, 2]);
         assert_eq!(owners(8), [3, 0]);

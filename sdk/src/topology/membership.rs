@@ -12,7 +12,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Address, ClusterView, Epoch, Node, PeerId, ViewKind};
+use tokio::time::Instant;
+
+use super::{Address, ClusterView, Epoch, Node, PeerId, Version, ViewKind};
 
 /// What is known of one address.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,8 @@ pub(super) struct Member {
     pub(super) anonymous: bool,
     /// The number of the newest change of metadata when it was asked for that answer.
     pub(super) asked_after: u64,
+    /// The version of its server, and when it was told.
+    pub(super) version: Option<(Version, Instant)>,
 }
 
 /// The nodes of the cluster, and what they agree on.
@@ -93,6 +97,7 @@ impl Membership {
                 address: peer.address,
                 peer: Some(peer.id),
                 name: reference.peers.get(&peer.id).and_then(|host| pod_name(host.as_deref()?)),
+                version: peer.member.version.map(|(version, _)| version),
                 reachable: peer.member.reachable,
             })
             .collect();
@@ -137,7 +142,13 @@ fn anonymous(members: &BTreeMap<Address, Member>) -> Vec<Node> {
     members
         .iter()
         .filter(|(_, member)| member.anonymous || standalone(member))
-        .map(|(&address, member)| Node { address, peer: None, name: None, reachable: member.reachable })
+        .map(|(&address, member)| Node {
+            address,
+            peer: None,
+            name: None,
+            version: member.version.map(|(version, _)| version),
+            reachable: member.reachable,
+        })
         .collect()
 }
 

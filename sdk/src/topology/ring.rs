@@ -9,7 +9,7 @@
 
 use siphasher::sip::SipHasher24;
 
-use super::{PointId, ShardId};
+use super::{Hashing, PointId, ShardId};
 
 /// Ring nodes per shard (`HASH_RING_SHARD_SCALE` in Qdrant).
 const NODES_PER_SHARD: u32 = 100;
@@ -58,11 +58,17 @@ impl HashRing {
     /// The shard that `id` belongs to; `None` on an empty ring.
     #[must_use]
     pub fn shard(&self, id: &PointId) -> Option<ShardId> {
+        self.shard_as(Hashing::Stable, id)
+    }
+
+    /// The shard that `id` belongs to on servers that hash so.
+    #[must_use]
+    pub fn shard_as(&self, hashing: Hashing, id: &PointId) -> Option<ShardId> {
         match &self.0 {
             Repr::Empty => None,
             Repr::Single(shard) => Some(*shard),
             Repr::Many(nodes) => {
-                let hash = point_key(id);
+                let hash = point_key(hashing, id);
                 let at = nodes.partition_point(|&(key, _)| key < hash);
                 nodes.get(at).or_else(|| nodes.first()).map(|&(_, shard)| shard)
             }
@@ -77,11 +83,17 @@ fn node_key(shard: ShardId, index: u32) -> u64 {
     SipHasher24::new().hash(&bytes)
 }
 
-fn point_key(id: &PointId) -> u64 {
+fn point_key(hashing: Hashing, id: &PointId) -> u64 {
     match id {
         PointId::Num(number) => {
             let mut bytes = [0; 16];
             bytes[8..].copy_from_slice(&number.to_le_bytes());
+            SipHasher24::new().hash(&bytes)
+        }
+        PointId::Uuid(uuid) if hashing == Hashing::Deviating => {
+            let mut bytes = [0; 24];
+            bytes[0] = 1;
+            bytes[8..].copy_from_slice(uuid.as_bytes());
             SipHasher24::new().hash(&bytes)
         }
         PointId::Uuid(uuid) => {
@@ -144,7 +156,7 @@ mod tests {
             ("f47ac10b-58cc-4372-a567-0e02b2c3d479", 0x3a2a_f98b_6630_9b0d, [0, 0, 0, 0, 0, 5]),
             ("ffffffff-ffff-ffff-ffff-ffffffffffff", 0x5f73_7e6e_73a7_0ed3, [0, 0, 0, 0, 0, 4]),
         ] {
-            assert_eq!(point_key(&id(text)), hash, "hash of {text}");
+            assert_eq!(point_key(Hashing::Stable, &id(text)), hash, "hash of {text}");
             for (ring, shard) in rings.iter().zip(shards) {
                 assert_eq!(ring.shard(&id(text)), Some(shard), "{text} on {ring:?}");
             }
@@ -167,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_hash_past_the_last_node_wraps_to_the_first() {
-        assert_eq!(point_key(&PointId::Num(53401)), 0xfffe_06e0_4693_e2ca);
+        assert_eq!(point_key(Hashing::Stable, &PointId::Num(53401)), 0xfffe_06e0_4693_e2ca);
         assert_eq!(HashRing::new(0..3).shard(&PointId::Num(53401)), Some(1));
     }
 
@@ -186,6 +198,19 @@ mod tests {
         assert_eq!(moved, expected);
         let moves = (0..10_000).map(PointId::Num).filter(|id| old.shard(id) != new.shard(id)).count();
         assert_eq!(moves, 2372);
+    }
+
+    #[test]
+    fn only_uuids_deviate_in_1_15_0() {
+        let ring = HashRing::new(0..12);
+        let number = PointId::Num(42);
+        assert_eq!(ring.shard_as(Hashing::Deviating, &number), ring.shard(&number));
+        let uuid = id("550e8400-e29b-41d4-a716-446655440000");
+        // SipHash-2-4 of the discriminant and the sixteen bytes, without a length between them.
+        let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 0];
+        bytes.extend(0x550e_8400_e29b_41d4_a716_4466_5544_0000_u128.to_be_bytes());
+        assert_eq!(point_key(Hashing::Deviating, &uuid), SipHasher24::new().hash(&bytes));
+        assert_ne!(point_key(Hashing::Deviating, &uuid), point_key(Hashing::Stable, &uuid));
     }
 
     #[test]

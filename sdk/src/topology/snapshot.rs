@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{Address, Collection, Epoch, PeerId};
+use super::{Address, Collection, Epoch, Hashing, PeerId, Version};
 
 /// A node that requests may be sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Node {
     pub peer: Option<PeerId>,
     /// The first label of the host in its peer URI, which on Kubernetes is the pod's name.
     pub name: Option<String>,
+    /// The version of its server, once it has told it.
+    pub version: Option<Version>,
     /// Whether it answered when it was last asked.
     pub reachable: bool,
 }
@@ -39,6 +41,7 @@ pub struct Topology {
     pub(super) aliases: Arc<HashMap<String, String>>,
     pub(super) collections: HashMap<Arc<str>, Lookup>,
     pub(super) applied: Applied,
+    pub(super) hashing: Hashing,
 }
 
 /// A change of metadata that one node has answered and that consensus brings to the others.
@@ -141,6 +144,19 @@ impl Topology {
         &self.fallback
     }
 
+    /// How the nodes hash the ids of points.
+    #[must_use]
+    pub fn hashing(&self) -> Hashing {
+        self.hashing
+    }
+
+    /// Whether all nodes that answer are of this version or a later one.
+    #[must_use]
+    pub fn is_at_least(&self, version: Version) -> bool {
+        let mut live = self.nodes.iter().filter(|node| node.reachable).peekable();
+        live.peek().is_some() && live.all(|node| node.version >= Some(version))
+    }
+
     /// The collection that `name` means: aliases come first, as on Qdrant.
     #[must_use]
     pub fn resolve<'a>(&'a self, name: &'a str) -> &'a str {
@@ -174,7 +190,13 @@ impl Topology {
     pub(crate) fn of_nodes(nodes: impl IntoIterator<Item = (PeerId, Address)>) -> Self {
         let mut nodes: Vec<Node> = nodes
             .into_iter()
-            .map(|(peer, address)| Node { address, peer: Some(peer), name: None, reachable: true })
+            .map(|(peer, address)| Node {
+                address,
+                peer: Some(peer),
+                name: None,
+                version: None,
+                reachable: true,
+            })
             .collect();
         nodes.sort_by_key(|node| node.peer);
         Self { epoch: Some(Epoch { term: 1, commit: 1 }), nodes: nodes.into(), ..Self::default() }

@@ -28,7 +28,8 @@ use tokio::{
 };
 
 use super::{
-    Address, ApiError, Change, ClusterApi, ClusterView, Collection, Epoch, Lookup, Topology, ViewKind,
+    Address, ApiError, Change, ClusterApi, ClusterView, Collection, Epoch, Hashing, Lookup, Topology,
+    Version, ViewKind,
     membership::{Member, Membership},
     snapshot::Applied,
 };
@@ -59,6 +60,9 @@ const FIRST_NODE: Duration = Duration::from_secs(2);
 /// A change that a node has not applied within this time is no longer waited for; Qdrant itself waits
 /// as long for consensus.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the version that a node has told is believed.
+const VERSION_AGE: Duration = Duration::from_secs(60);
 
 /// Placements fetched at the same time.
 const FETCHES_AT_ONCE: usize = 8;
@@ -123,6 +127,7 @@ struct Shared {
 enum Event {
     /// With the number of the newest change when the node was asked.
     Probed(Address, u64, Result<ClusterView, ApiError>),
+    Versioned(Address, Result<Version, ApiError>),
     Fetched(Fetched),
 }
 
@@ -160,6 +165,7 @@ struct Worker<A, O> {
 
     tasks: JoinSet<Event>,
     probing: BTreeSet<Address>,
+    versioning: BTreeSet<Address>,
     fetching: bool,
     /// After a failed batch, the next one is not started before this.
     fetch_after: Instant,
@@ -224,6 +230,7 @@ impl TopologyHandle {
             collections: HashMap::new(),
             tasks: JoinSet::new(),
             probing: BTreeSet::new(),
+            versioning: BTreeSet::new(),
             fetching: false,
             fetch_after: Instant::now(),
             last_round: Instant::now(),
@@ -382,6 +389,10 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
                         self.observe(address, asked_after, outcome);
                         self.publish();
                     }
+                    Ok(Event::Versioned(address, outcome)) => {
+                        self.note_version(address, outcome);
+                        self.publish();
+                    }
                     Ok(Event::Fetched(fetched)) => self.adopt_fetched(fetched),
                     Err(error) => tracing::error!(%error, "a topology task ended early"),
                 },
@@ -444,16 +455,20 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
                 if member.view.as_ref().is_some_and(|old| peer(old) != peer(&view)) {
                     tracing::info!(%address, peer = ?peer(&view), "another peer answers at this address");
                     self.observer.forgotten(address);
+                    member.version = None;
                 }
                 *member =
                     Member { reachable: true, view: Some(view), anonymous: false, asked_after, ..*member };
                 self.observer.answered(address);
                 self.errors.remove(&address);
+                self.ask_version(address);
             }
             Err(error) => {
                 match &error {
                     ApiError::Unreachable { .. } => {
                         member.reachable = false;
+                        // What comes back may be another server.
+                        member.version = None;
                         self.observer.failed(address);
                     }
                     // It answers, so requests may be sent to it; it only does not say who it is.
@@ -469,6 +484,25 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             }
         }
         self.forget_vanished();
+    }
+
+    /// Asks for the version of a node that has not told it lately: a server changes its version only
+    /// with a restart, which may go unnoticed.
+    fn ask_version(&mut self, address: Address) {
+        let told = self.members.get(&address).and_then(|member| member.version);
+        if told.is_none_or(|(_, at)| at.elapsed() > VERSION_AGE) && self.versioning.insert(address) {
+            let api = self.api.clone();
+            self.tasks.spawn(async move { Event::Versioned(address, api.version(address).await) });
+        }
+    }
+
+    fn note_version(&mut self, address: Address, outcome: Result<Version, ApiError>) {
+        self.versioning.remove(&address);
+        match (self.members.get_mut(&address), outcome) {
+            (Some(member), Ok(version)) => member.version = Some((version, Instant::now())),
+            (_, Err(error)) => tracing::debug!("{error}"),
+            (None, Ok(_)) => {}
+        }
     }
 
     /// Drops what discovery no longer lists once it does not answer or is no peer of ours any more.
@@ -618,6 +652,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             aliases: self.aliases.1.clone(),
             collections: self.collections.clone(),
             applied,
+            hashing: Hashing::of(self.membership.nodes.iter().map(|node| node.version)),
         }));
         self.published.send_replace(());
     }

@@ -141,8 +141,11 @@ fn every_write_is_understood() {
     for (name, body) in cases {
         let call = call(&format!("/qdrant.Points/{name}"));
         assert_eq!(call.collection(&body), Some("c"), "{name}");
-        let expected =
-            Intent { action: Action::Write(WriteOrdering::Strong), scopes: smallvec![tenant(ids(&[7]))] };
+        let expected = Intent {
+            action: Action::Write(WriteOrdering::Strong),
+            scopes: smallvec![tenant(ids(&[7]))],
+            affinity: None,
+        };
         assert_eq!(call.intent(&body, DEEP), Ok(expected), "{name}");
     }
 }
@@ -190,7 +193,8 @@ fn every_read_tells_its_shard_key() {
     );
     for (name, body) in cases {
         let intent = call(&format!("/qdrant.Points/{name}")).intent(&body, DEEP);
-        let expected = Intent { action: Action::Read, scopes: smallvec![tenant(Points::All)] };
+        let expected =
+            Intent { action: Action::Read, scopes: smallvec![tenant(Points::All)], affinity: None };
         assert_eq!(intent, Ok(expected), "{name}");
     }
 }

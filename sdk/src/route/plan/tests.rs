@@ -4,7 +4,7 @@ use smallvec::smallvec;
 
 use super::*;
 use crate::{
-    request::{Keys, Points, Scope},
+    request::{Affinity, Keys, Points, Scope},
     topology::{Epoch, PointId, ReplicaState, Shard, ShardKey},
 };
 
@@ -64,7 +64,7 @@ fn spread() -> Collection {
 }
 
 fn intent(action: Action, keys: Keys, points: Points) -> Intent {
-    Intent { action, scopes: smallvec![Scope { keys, points }] }
+    Intent { action, scopes: smallvec![Scope { keys, points }], affinity: None }
 }
 
 fn write(ordering: WriteOrdering, ids: &[u64]) -> Intent {
@@ -301,4 +301,18 @@ fn with_no_usable_node_the_service_decides_and_without_one_any_node_is_better_th
     assert_eq!(place(&topology().with_fallback(service)), Some(Reason::Fallback));
     assert_eq!(place(&topology()), Some(Reason::AnyNode));
     assert_eq!(place(&Topology::default()), None);
+}
+
+#[test]
+fn an_affinity_reads_from_the_replicas_that_qdrant_selects() {
+    // Of the peers 1, 2 and 3, `user-42` selects 1 first, then 2: see the vectors of the reference.
+    let rows: [Row<'_>; 3] = [
+        (0, None, &[(1, Active), (2, Active), (3, Active)]),
+        (1, None, &[(1, Active), (3, Active)]),
+        (2, None, &[(2, Active), (3, Active)]),
+    ];
+    let affinity = Affinity::new(b"user-42");
+    let read = Intent { affinity, ..intent(Action::Read, Keys::Unspecified, Points::All) };
+    let found = outcomes(&collection(&rows), &read, &calm());
+    assert_eq!(found, (vec![1], Reason::RouteAffinity, Some(1)), "two of three shards are first there");
 }

@@ -36,7 +36,11 @@ fn collection(factor: u64, resharding: Option<Resharding>) -> Collection {
 
 fn write(ordering: WriteOrdering, ids: impl IntoIterator<Item = u64>) -> Intent {
     let points = Points::Ids(ids.into_iter().map(PointId::Num).collect());
-    Intent { action: Action::Write(ordering), scopes: smallvec![Scope { keys: Keys::Unspecified, points }] }
+    Intent {
+        action: Action::Write(ordering),
+        scopes: smallvec![Scope { keys: Keys::Unspecified, points }],
+        affinity: None,
+    }
 }
 
 fn split(intent: &Intent, collection: &Collection, down: &[PeerId]) -> Option<Vec<Vec<ShardId>>> {
@@ -82,6 +86,7 @@ fn what_saves_nothing_goes_whole() {
     let whole = Intent {
         action: Action::Write(WriteOrdering::Weak),
         scopes: smallvec![Scope { keys: Keys::Unspecified, points: Points::All }],
+        affinity: None,
     };
     assert_eq!(split(&whole, &collection(1, None), &[]), None);
     let read = Intent { action: Action::Read, ..write(WriteOrdering::Weak, 0..100) };

@@ -84,6 +84,10 @@ impl FakeCluster {
 }
 
 impl ClusterApi for FakeCluster {
+    async fn version(&self, _: Address) -> Result<Version, ApiError> {
+        Ok(Version { major: 1, minor: 18, patch: 3 })
+    }
+
     async fn cluster(&self, address: Address) -> Result<ClusterView, ApiError> {
         self.lock().cluster_asked += 1;
         let node = self.find(address).await?;
