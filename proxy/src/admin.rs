@@ -8,14 +8,15 @@ use axum::{
     extract::State,
     http::{StatusCode, header},
     response::IntoResponse,
-    routing::get,
+    routing::{get, post},
 };
 use bytes::Bytes;
 use http_body_util::Empty;
+use qdrant_router::Question;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
-use self::topology::TopologyDocument;
+pub(crate) use self::topology::TopologyDocument;
 use crate::lifecycle::Proxy;
 
 mod topology;
@@ -37,6 +38,7 @@ pub fn routes(proxy: Proxy) -> Routes {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/topology", get(topology))
+        .route("/explain", post(explain))
         .with_state(proxy)
 }
 
@@ -73,6 +75,22 @@ async fn answers(proxy: &Proxy) -> bool {
 
 async fn metrics(State(proxy): State<Proxy>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, METRICS_TYPE)], proxy.metrics.render(&proxy.router))
+}
+
+/// Tells where a request would go: `{"method", "path", "body"}` or `{"grpc", "body"}`.
+async fn explain(State(proxy): State<Proxy>, body: Bytes) -> impl IntoResponse {
+    let question: Question = match serde_json::from_slice(&body) {
+        Ok(question) => question,
+        Err(error) => return refused(&format!("the question is not understood: {error}")),
+    };
+    match proxy.router.explain(question).await {
+        Ok(explanation) => (StatusCode::OK, Json(serde_json::json!(explanation))),
+        Err(error) => refused(&error.to_string()),
+    }
+}
+
+fn refused(error: &str) -> (StatusCode, Json<serde_json::Value>) {
+    (StatusCode::BAD_REQUEST, Json(serde_json::json!({ "error": error })))
 }
 
 async fn topology(State(proxy): State<Proxy>) -> Json<TopologyDocument> {

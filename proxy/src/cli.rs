@@ -4,9 +4,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod connect;
+mod error;
+mod explain;
 mod serve;
+mod topology;
 
-pub use self::serve::{Serve, ServeError};
+pub use self::{error::CliError, explain::Explain, serve::Serve, topology::ShowTopology};
 
 /// Sends every Qdrant request straight to the node that holds its data.
 #[derive(Debug, Parser)]
@@ -20,6 +24,10 @@ pub struct Cli {
 enum Verb {
     /// Serve REST and gRPC clients and route their requests.
     Serve(Serve),
+    /// Show the nodes, and which of them hold the shards of which collection.
+    Topology(ShowTopology),
+    /// Tell where a request would go, and why, without sending it.
+    Explain(Explain),
 }
 
 // === impl Cli ===
@@ -30,6 +38,8 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let outcome = match self.verb {
             Verb::Serve(serve) => serve.run(),
+            Verb::Topology(topology) => topology.run(),
+            Verb::Explain(explain) => explain.run(),
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,

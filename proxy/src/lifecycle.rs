@@ -13,7 +13,7 @@ use std::{
 use qdrant_router::Router;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{admin, cli::ServeError, listen, metrics::Metrics};
+use crate::{admin, cli::CliError, listen, metrics::Metrics};
 
 /// How long requests in flight may take to finish after a signal to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,8 +64,8 @@ impl Proxy {
 pub async fn serve(
     router: Router,
     listeners: Listeners,
-    check: impl Future<Output = Result<(), ServeError>>,
-) -> Result<(), ServeError> {
+    check: impl Future<Output = Result<(), CliError>>,
+) -> Result<(), CliError> {
     let proxy = Proxy::new(router);
     let (stop, stopped) = watch::channel(false);
     tracing::info!(
@@ -94,7 +94,7 @@ pub async fn serve(
 }
 
 /// Resolves when `check` fails, and never when it does not.
-async fn failed(check: impl Future<Output = Result<(), ServeError>>) -> ServeError {
+async fn failed(check: impl Future<Output = Result<(), CliError>>) -> CliError {
     match check.await {
         Err(error) => error,
         Ok(()) => std::future::pending().await,

@@ -21,6 +21,7 @@ use crate::{
     transport::{Sent, Transport},
 };
 
+mod explain;
 mod merge;
 mod nodes;
 mod parts;
@@ -90,6 +91,25 @@ pub(crate) struct Answer {
     pub(crate) in_flight: InFlight,
 }
 
+// === impl Job ===
+
+impl Job {
+    fn target(&self) -> Target<'_> {
+        match &self.placement {
+            Placement::Points(collection, intent) => Target::Points(collection, intent),
+            Placement::Opaque(reason) => Target::Opaque(*reason),
+            Placement::Local(local) => Target::Local(local),
+            Placement::AllNodes | Placement::Class { .. } => Target::Class(self.class),
+        }
+    }
+
+    /// The nodes that it must not go to.
+    fn excluded(&self) -> SmallVec<[Address; MAX_ATTEMPTS]> {
+        let Placement::Class { not: Some(peer) } = self.placement else { return SmallVec::new() };
+        self.snapshot.node(peer).map(|node| node.address).into_iter().collect()
+    }
+}
+
 // === impl Dispatcher ===
 
 impl Dispatcher {
@@ -98,21 +118,12 @@ impl Dispatcher {
         let repeatable = Repeatable::of(job.repeat, &job.placement);
         let change = self.topology.change();
         let conditions = Now::of(self, &change, &job.snapshot, job.collection.as_deref());
-        let mut tried: SmallVec<[Address; MAX_ATTEMPTS]> = SmallVec::new();
-        if let Placement::Class { not: Some(peer) } = &job.placement {
-            tried.extend(job.snapshot.node(*peer).map(|node| node.address));
-        }
+        let mut tried = job.excluded();
         let excluded = tried.len();
         let mut failures = Vec::new();
         let mut unknown_outcomes = 0;
         while tried.len() - excluded < MAX_ATTEMPTS {
-            let target = match &job.placement {
-                Placement::Points(collection, intent) => Target::Points(collection, intent),
-                Placement::Opaque(reason) => Target::Opaque(*reason),
-                Placement::Local(local) => Target::Local(local),
-                Placement::AllNodes | Placement::Class { .. } => Target::Class(job.class),
-            };
-            let Some(plan) = plan(target, &job.snapshot, &conditions, &tried, self.dice.throw()) else {
+            let Some(plan) = plan(job.target(), &job.snapshot, &conditions, &tried, self.dice.throw()) else {
                 break;
             };
             let body = match &mut job.body {

@@ -35,5 +35,5 @@ pub use self::{
     balance::Balance,
     client::{Progress, Qdrant, QdrantBuilder},
     connect::{Tls, TlsError},
-    service::{BuildError, ResponseBody, Routed, Router, RouterBuilder, TlsOptions},
+    service::{BuildError, ExplainError, Question, ResponseBody, Routed, Router, RouterBuilder, TlsOptions},
 };

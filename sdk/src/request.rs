@@ -22,7 +22,7 @@ mod protobuf;
 pub(crate) mod rest;
 mod split;
 
-pub use self::{affinity::Affinity, body::BoxError};
+pub use self::{affinity::Affinity, body::BoxError, grpc::json::MessageError};
 pub(crate) use self::{
     body::{Body, Collected, collect},
     encoding::plain,
@@ -172,6 +172,13 @@ pub enum Points {
 /// A body does not have the shape that its path asks for. Qdrant will say what is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotUnderstood;
+
+// === impl Depth ===
+
+impl Depth {
+    /// Everything that there is to see.
+    pub(crate) const FULL: Self = Self { keys: true, ids: true };
+}
 
 // === impl Protocol ===
 

@@ -6,10 +6,13 @@
 
 use serde::Serialize;
 
+mod explain;
 mod plan;
 mod shards;
 mod split;
 
+pub(crate) use self::explain::candidates;
+pub use self::explain::{Candidate, Explanation, Part};
 pub use self::plan::{Conditions, Local, Plan, Target, plan};
 pub(crate) use self::{shards::depth, split::Split};
 

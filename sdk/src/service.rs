@@ -22,12 +22,14 @@ use crate::{
 };
 
 mod builder;
+mod explain;
 mod placement;
 mod response;
 
 use self::placement::{NodePin, Prepared, known_nodes};
 pub use self::{
     builder::{BuildError, RouterBuilder, TlsOptions},
+    explain::{ExplainError, Question},
     response::ResponseBody,
 };
 
@@ -123,7 +125,7 @@ impl Router {
         let mut routed = Routed::unanswered(&call);
 
         let pin = NodePin::take(&mut head.headers);
-        let prepared = match self.0.prepare(&call, pin, &head.headers, body).await {
+        let prepared = match self.0.prepare(&call, pin, &head.headers, body, true).await {
             Ok(prepared) => prepared,
             Err(failure) => {
                 let failure = self.explained(failure, &head.headers).await;

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 /// The router's view of the cluster.
 #[derive(Debug, Serialize)]
-pub(super) struct TopologyDocument {
+pub(crate) struct TopologyDocument {
     /// The age of the view; `null` before any node has told one.
     epoch: Option<Epoch>,
     consensus_leader: Option<PeerId>,
@@ -31,6 +31,8 @@ struct NodeDocument {
     /// `null` where the address does not say who it is.
     peer_id: Option<PeerId>,
     name: String,
+    /// `null` until the node has told it.
+    version: Option<String>,
     #[serde(flatten)]
     address: Address,
     /// Whether it answered when it was last asked.
@@ -65,11 +67,12 @@ struct ReplicaDocument {
 // === impl TopologyDocument ===
 
 impl TopologyDocument {
-    pub(super) fn of(router: &Router) -> Self {
+    pub(crate) fn of(router: &Router) -> Self {
         let snapshot = router.topology().snapshot();
         let nodes = snapshot.nodes().iter().map(|node| NodeDocument {
             peer_id: node.peer,
             name: node.label(),
+            version: node.version.map(|version| version.to_string()),
             address: node.address,
             reachable: node.reachable,
             usable: node.reachable && router.balance().is_usable(node.address),

@@ -66,7 +66,7 @@ impl Failure {
         }
     }
 
-    fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         match self {
             Self::NoNode { problems } if problems.is_empty() => {
                 "qdrant-router: no Qdrant node is known yet; check `GET /topology` of the router".to_owned()

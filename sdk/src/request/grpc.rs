@@ -7,6 +7,8 @@ use super::{
     Call, Class, Depth, Keys, Layout, NotUnderstood, Points, Protocol, Repeat, Scope,
     protobuf::{Fields, Value},
 };
+pub(crate) mod json;
+
 use crate::topology::{PointId, ShardId, ShardKey, WriteOrdering};
 
 /// One RPC.

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     Reason,
-    shards::{Shards, UnknownKey, touched},
+    shards::{Touched, UnknownKey, touched},
 };
 use crate::{
     dice::mix,
@@ -170,11 +170,12 @@ impl<'a, C: Conditions> Field<'a, C> {
     }
 
     fn for_points(&self, collection: &Collection, intent: &Intent) -> Plan {
-        let shards = match touched(intent, collection, self.topology.hashing()) {
-            Ok(shards) => shards,
+        let touched = match touched(intent, collection, self.topology.hashing()) {
+            Ok(touched) => touched,
             Err(UnknownKey) => return self.any(Reason::UnknownShardKey),
         };
-        let costs = Costs::of(&shards, collection, intent);
+        let costs = Costs::of(&touched, collection, intent);
+        let shards = &touched.shards;
         let best = self.nodes.iter().filter_map(|node| costs.saved(node.peer?)).max();
         let Some(saved) = best else {
             return Plan { expected_rpcs: Some(costs.without_replica), ..self.any(Reason::NoReplica) };
@@ -279,9 +280,10 @@ pub(super) struct Costs {
 }
 
 impl Costs {
-    pub(super) fn of(shards: &Shards, collection: &Collection, intent: &Intent) -> Self {
+    pub(super) fn of(touched: &Touched, collection: &Collection, intent: &Intent) -> Self {
         let mut costs = Self { without_replica: 0, savings: SmallVec::new() };
-        for replicas in shards.iter().filter_map(|&id| collection.shard(id)).map(|shard| &shard.replicas) {
+        let shards = touched.rounds.iter().flatten().filter_map(|&id| collection.shard(id));
+        for replicas in shards.map(|shard| &shard.replicas) {
             let readable = || replicas.iter().filter(|replica| replica.state.is_readable());
             match (intent.action, intent.affinity) {
                 (Action::Read, Some(affinity)) => {

@@ -22,24 +22,56 @@ pub(crate) fn depth(collection: &Collection) -> Depth {
     }
 }
 
-/// The shards that `intent` touches.
+/// What an operation touches.
+pub(super) struct Touched {
+    /// All its shards, ascending, each once.
+    pub(super) shards: Shards,
+    /// The shards of each round of internal RPCs. A batch of writes runs one after another, so each is a
+    /// round; so is each run of reads in a batch that select the same shards.
+    pub(super) rounds: SmallVec<[Shards; 1]>,
+}
+
+/// What `intent` touches.
 pub(super) fn touched(
     intent: &Intent,
     collection: &Collection,
     hashing: Hashing,
+) -> Result<Touched, UnknownKey> {
+    let mut rounds: SmallVec<[Shards; 1]> = SmallVec::new();
+    let mut last = None;
+    for scope in &intent.scopes {
+        if intent.action == Action::Read && last == Some(scope) {
+            continue;
+        }
+        last = Some(scope);
+        rounds.push(touched_by(scope, intent.action, collection, hashing)?);
+    }
+    let mut shards = match &rounds[..] {
+        [only] => only.clone(),
+        _ => rounds.iter().flatten().copied().collect(),
+    };
+    shards.sort_unstable();
+    shards.dedup();
+    Ok(Touched { shards, rounds })
+}
+
+/// The shards that one scope touches, ascending, each once.
+fn touched_by(
+    scope: &Scope,
+    action: Action,
+    collection: &Collection,
+    hashing: Hashing,
 ) -> Result<Shards, UnknownKey> {
     let mut shards = Shards::new();
-    for scope in &intent.scopes {
-        for group in groups(scope, intent.action, collection)? {
-            match (&scope.points, intent.action) {
-                (Points::Ids(ids), Action::Write(_)) => {
-                    shards.extend(ids.iter().flat_map(|id| group.owners(hashing, id)));
-                }
-                (Points::All, _) | (Points::Ids(_), Action::Read) => shards.extend_from_slice(&group.shards),
+    for group in groups(scope, action, collection)? {
+        match (&scope.points, action) {
+            (Points::Ids(ids), Action::Write(_)) => {
+                shards.extend(ids.iter().flat_map(|id| group.owners(hashing, id)));
             }
+            (Points::All, _) | (Points::Ids(_), Action::Read) => shards.extend_from_slice(&group.shards),
         }
     }
-    if intent.action == Action::Read {
+    if action == Action::Read {
         shards.retain(|shard| !is_filling(collection, *shard));
     }
     shards.sort_unstable();

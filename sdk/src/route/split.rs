@@ -55,9 +55,9 @@ impl Split {
         if !is_simple || is_too_large || collection.resharding.is_some() {
             return None;
         }
-        let shards =
-            touched(intent, collection, topology.hashing()).ok().filter(|shards| shards.len() > 1)?;
-        let costs = Costs::of(&shards, collection, intent);
+        let touched = touched(intent, collection, topology.hashing()).ok()?;
+        let shards = Some(&touched.shards).filter(|shards| shards.len() > 1)?;
+        let costs = Costs::of(&touched, collection, intent);
         let usable: SmallVec<[&Node; 8]> = topology
             .nodes()
             .iter()
@@ -65,7 +65,7 @@ impl Split {
             .collect();
         let whole = costs.without_replica - usable.iter().filter_map(|node| costs.saved(node.peer?)).max()?;
 
-        let holders = Holders::of(&shards, collection, ordering, &usable)?;
+        let holders = Holders::of(shards, collection, ordering, &usable)?;
         let cover = holders.smallest_cover()?;
         // Every shard is on a holder of its own part, so each saves what a holder can save.
         let dealt = holders.rpcs + u32::try_from(cover.len()).ok()?;

@@ -62,13 +62,15 @@ impl NodePin {
 // === impl Inner ===
 
 impl Inner {
-    /// Finds out where a request belongs, reading its body where that matters.
+    /// Finds out where a request belongs, reading its body where that matters. Unless it `may_ask`, no
+    /// node is asked on the client's behalf.
     pub(super) async fn prepare<B>(
         &self,
         call: &Call,
         pin: Option<NodePin>,
         headers: &HeaderMap,
         body: B,
+        may_ask: bool,
     ) -> Result<Prepared, Failure>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
@@ -87,7 +89,7 @@ impl Inner {
             Some(pin) => (pinned(call, pin, &found)?, found),
             None if call.is_on_points() => {
                 let (mut placement, snapshot) =
-                    self.place(call, collection.as_deref(), plain.as_ref(), &bytes).await;
+                    self.place(call, collection.as_deref(), plain.as_ref(), &bytes, !may_ask).await;
                 if let Placement::Points(_, intent) = &mut placement
                     && snapshot.is_at_least(Version::ROUTE_AFFINITY)
                 {
@@ -95,7 +97,10 @@ impl Inner {
                 }
                 (placement, snapshot)
             }
-            None => self.place_elsewhere(call, collection.as_deref(), headers, looked_at, found).await,
+            None => {
+                let credentials = may_ask.then(|| Credentials::of(headers));
+                self.place_elsewhere(call, collection.as_deref(), credentials, looked_at, found).await
+            }
         };
         Ok(Prepared { placement, collection, snapshot, body, plain })
     }
@@ -135,6 +140,7 @@ impl Inner {
         collection: Option<&str>,
         plain: Option<&Bytes>,
         bytes: &Bytes,
+        is_explained: bool,
     ) -> (Placement, Arc<Topology>) {
         let topology = &self.dispatcher.topology;
         let Some(name) = collection else {
@@ -147,7 +153,8 @@ impl Inner {
         let Some(Lookup::Found(collection)) = snapshot.collection(name) else {
             return (Placement::Opaque(Reason::UnknownCollection), snapshot);
         };
-        let depth = depth(collection);
+        // An explanation counts what a batch costs even where that changes nothing.
+        let depth = if is_explained { Depth::FULL } else { depth(collection) };
         let intent = match plain {
             Some(plain) => call.intent(plain, depth),
             None if depth == Depth::default() => call.intent(bytes, depth),
@@ -166,7 +173,7 @@ impl Inner {
         &self,
         call: &Call,
         collection: Option<&str>,
-        headers: &HeaderMap,
+        credentials: Option<Credentials>,
         body: &[u8],
         found: Arc<Topology>,
     ) -> (Placement, Arc<Topology>) {
@@ -186,7 +193,7 @@ impl Inner {
                     return (placement, snapshot);
                 }
                 let keeper = match &file {
-                    Some(file) => self.keeper(collection, file, headers, &found).await,
+                    Some(file) => self.keeper(collection, file, credentials, &found).await,
                     None => None,
                 };
                 let placement = keeper.map_or_else(home, |node| {
@@ -207,7 +214,7 @@ impl Inner {
         &self,
         collection: Option<&str>,
         file: &str,
-        headers: &HeaderMap,
+        credentials: Option<Credentials>,
         found: &Arc<Topology>,
     ) -> Option<Node> {
         if let Some(node) = collection.and_then(|_| found.node(peer_in_name(file)?)) {
@@ -219,7 +226,7 @@ impl Inner {
             }
             None => "/snapshots".to_owned(),
         };
-        self.dispatcher.keeper(found, &Credentials::of(headers), &list, file).await
+        self.dispatcher.keeper(found, &credentials?, &list, file).await
     }
 }
 

@@ -6,6 +6,7 @@ mod bed;
 mod clients;
 mod discovery;
 mod equality;
+mod explain;
 mod failover;
 mod hops;
 mod keys;

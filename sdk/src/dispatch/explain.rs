@@ -1,0 +1,67 @@
+//! What would be sent, without sending it.
+
+use super::{Dispatcher, Job, Now, Placement};
+use crate::{
+    request::{Call, Intent, Points},
+    route::{Explanation, Plan, Reason, candidates, plan},
+};
+
+impl Dispatcher {
+    /// Where `job` would go.
+    pub(crate) fn explain(&self, call: &Call, job: &Job) -> Explanation {
+        let topology = &job.snapshot;
+        let named = job.collection.as_deref();
+        let resolved = named.map(|name| topology.resolve(name)).filter(|&name| Some(name) != named);
+        let mut explanation = Explanation {
+            protocol: job.protocol.as_str(),
+            class: job.class.as_str(),
+            collection: job.collection.clone(),
+            resolved: resolved.map(str::to_owned),
+            epoch: topology.epoch().map(|epoch| epoch.to_string()),
+            shards: None,
+            reason: None,
+            parts: Vec::new(),
+            internal_rpcs: None,
+            candidates: Vec::new(),
+        };
+        let change = self.topology.change();
+        let conditions = Now::of(self, &change, topology, named);
+        if let Placement::Points(collection, intent) = &job.placement
+            && let Some((shards, candidates)) = candidates(intent, collection, topology, &conditions)
+        {
+            explanation.shards = Some(shards.to_vec());
+            explanation.candidates = candidates;
+        }
+        if matches!(job.placement, Placement::AllNodes) {
+            let to_each = topology.nodes().iter().filter(|node| node.peer.is_some()).map(|node| {
+                let plan = Plan {
+                    address: node.address,
+                    peer: node.peer,
+                    reason: Reason::AllNodes,
+                    expected_rpcs: None,
+                };
+                (plan, None)
+            });
+            explanation.go(Reason::AllNodes, &to_each.collect::<Vec<_>>(), topology);
+        } else if let Some(parts) = self.deal(call, job) {
+            let plans = parts.iter().filter_map(|part| {
+                let points = match &part.job.placement {
+                    Placement::Points(_, intent) => points(intent),
+                    _ => None,
+                };
+                Some((plan(part.job.target(), topology, &conditions, &[], 0)?, points))
+            });
+            explanation.go(Reason::Split, &plans.collect::<Vec<_>>(), topology);
+        } else if let Some(plan) = plan(job.target(), topology, &conditions, &job.excluded(), 0) {
+            explanation.go(plan.reason, &[(plan, None)], topology);
+        }
+        explanation
+    }
+}
+
+fn points(intent: &Intent) -> Option<usize> {
+    match &intent.scopes.first()?.points {
+        Points::Ids(ids) => Some(ids.len()),
+        Points::All => None,
+    }
+}
