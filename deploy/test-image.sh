@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Runs a binary as the image does: alone in a read-only root, as a user without rights. Needs root.
+#
+#   deploy/test-image.sh target/x86_64-unknown-linux-gnu/release/qdrant-router
+#
+# The binary has to be static; the Dockerfile says how it is built.
+set -euo pipefail
+
+binary="${1:?usage: deploy/test-image.sh BINARY}"
+fail() { printf 'test-image: %s\n' "$*" >&2; exit 1; }
+
+[ -x "$binary" ] || fail "$binary is not an executable file"
+[ "$(id -u)" = 0 ] || fail "has to run as root, to change the root directory and the user"
+headers="$(LC_ALL=C readelf --wide --program-headers "$binary")"
+if [[ "$headers" =~ "program interpreter: "([^]]*) ]]; then
+    fail "$binary is dynamic and needs ${BASH_REMATCH[1]}; build it with --target and" \
+        "RUSTFLAGS='-C target-feature=+crt-static'"
+fi
+
+# What the image holds, and the resolv.conf that the kubelet adds.
+root="$(mktemp -d)"
+log="$root.log"
+router=
+finish() {
+    if [ -n "$router" ]; then kill -KILL "$router" 2>/dev/null || true; fi
+    rm -rf "$root" "$log"
+}
+trap finish EXIT
+install -D "$binary" "$root/qdrant-router"
+install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+echo "nameserver 127.0.0.1" > "$root/etc/resolv.conf"
+chmod 755 "$root"
+
+# Nobody listens at the node's address; the test is about the binary.
+ip=127.9.63.3
+unshare --mount -- bash -euc '
+    mount --bind "$0" "$0"
+    mount -o remount,bind,ro "$0"
+    exec chroot --userspec=65532:65532 "$0" /qdrant-router serve --node 127.9.63.4 --upstream-tls \
+        --listen-rest "$1:6333" --listen-grpc "$1:6334" --listen-admin "$1:9633"
+' "$root" "$ip" 2> "$log" &
+router=$!
+
+get() { curl --silent --show-error --max-time 10 "$@"; }
+for _ in $(seq 50); do
+    get --output /dev/null "http://$ip:9633/livez" 2>/dev/null && break
+    kill -0 "$router" 2>/dev/null || fail "it ended: $(cat "$log")"
+    sleep 0.1
+done
+
+[ "$(get "http://$ip:9633/livez")" = alive ] || fail "/livez does not say alive: $(cat "$log")"
+[ "$(get --output /dev/null --write-out '%{http_code}' "http://$ip:9633/readyz")" = 503 ] ||
+    fail "/readyz says ready without a node"
+get "http://$ip:9633/metrics" | grep -q '^qdrant_router_nodes' || fail "/metrics has no qdrant_router_nodes"
+[ "$(get --output /dev/null --write-out '%{http_code}' "http://$ip:6333/collections")" -ge 500 ] ||
+    fail "a request is answered without a node"
+[ "$(ps -o uid= -p "$router" | tr -d ' ')" = 65532 ] || fail "it does not run as the user 65532"
+
+kill -TERM "$router"
+wait "$router" || fail "it ended with $? after SIGTERM: $(cat "$log")"
+router=
+printf 'test-image: %s runs alone in a read-only root as the user 65532\n' "$binary"
