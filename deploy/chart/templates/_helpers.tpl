@@ -1,0 +1,74 @@
+{{- define "name" -}}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride }}
+{{- else if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 54 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 54 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "labels" -}}
+{{ include "selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- /* The flags of `serve` as environment variables. */ -}}
+{{- define "env" -}}
+{{- if not (or .Values.preset .Values.headless .Values.nodes) }}
+{{- fail "name the cluster to route to: set preset, headless or nodes" }}
+{{- end }}
+{{- /* Probes and Prometheus come from outside the pod; the NetworkPolicy keeps others out. */ -}}
+QDRANT_ROUTER_LISTEN_ADMIN: 0.0.0.0:9633
+{{- with .Values.preset }}
+QDRANT_ROUTER_PRESET: {{ . | quote }}
+{{- end }}
+{{- with .Values.headless }}
+QDRANT_ROUTER_HEADLESS: {{ . | quote }}
+{{- end }}
+{{- with .Values.nodes }}
+QDRANT_ROUTER_NODE: {{ join "," . | quote }}
+{{- end }}
+{{- with .Values.fallback }}
+QDRANT_ROUTER_FALLBACK: {{ . | quote }}
+{{- end }}
+{{- if .Values.apiKey.secret }}
+QDRANT_ROUTER_API_KEY_FILE: /etc/qdrant-router/api-key
+{{- end }}
+{{- if .Values.tls.enabled }}
+QDRANT_ROUTER_UPSTREAM_TLS: "true"
+{{- if .Values.tls.caSecret }}
+QDRANT_ROUTER_UPSTREAM_CA_FILE: /etc/qdrant-router/ca.crt
+{{- end }}
+{{- with .Values.tls.serverName }}
+QDRANT_ROUTER_UPSTREAM_SERVER_NAME: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* The Secrets whose files are mounted, as sources of a projected volume. */ -}}
+{{- define "secrets" -}}
+{{- with .Values.apiKey }}
+{{- if .secret }}
+- secret:
+    name: {{ .secret }}
+    items:
+      - { key: {{ .key }}, path: api-key }
+{{- end }}
+{{- end }}
+{{- with .Values.tls }}
+{{- if and .enabled .caSecret }}
+- secret:
+    name: {{ .caSecret }}
+    items:
+      - { key: {{ .caKey }}, path: ca.crt }
+{{- end }}
+{{- end }}
+{{- end }}
