@@ -21,6 +21,7 @@ use crate::{
     transport::{Sent, Transport},
 };
 
+mod direct;
 mod explain;
 mod merge;
 mod nodes;
@@ -28,6 +29,7 @@ mod parts;
 mod refusal;
 
 pub(crate) use self::{
+    direct::DirectAnswer,
     merge::{Reply, sum_usage},
     nodes::{Credentials, Gathered},
     parts::Merged,
@@ -45,6 +47,8 @@ pub(crate) struct Dispatcher {
     pub(crate) topology: TopologyHandle,
     pub(crate) discovery: DiscoveryHandle,
     pub(crate) dice: Arc<Dice>,
+    /// Whether points are read by id from the shards that own them.
+    pub(crate) direct_point_reads: bool,
 }
 
 /// A request that knows what it asks for.

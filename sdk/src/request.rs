@@ -20,6 +20,7 @@ pub(crate) mod grpc;
 mod json;
 mod protobuf;
 pub(crate) mod rest;
+mod retrieve;
 mod split;
 
 pub use self::{affinity::Affinity, body::BoxError, grpc::json::MessageError};
@@ -27,6 +28,7 @@ pub(crate) use self::{
     body::{Body, Collected, collect},
     encoding::plain,
     grpc::frame,
+    retrieve::{retrieve, row_id},
     split::Pieces,
 };
 

@@ -32,6 +32,8 @@ pub enum Reason {
     ShardLeader,
     /// Several nodes, each with the points of its own shards.
     Split,
+    /// Nodes that hold the shards of the points asked for, each asked for those of its own.
+    DirectRead,
     /// The consensus leader.
     ConsensusLeader,
     /// Any node: all are equally good for this operation.
@@ -66,13 +68,14 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ReadableReplica,
         Self::MostReplicas,
         Self::RouteAffinity,
         Self::ReplicaHolder,
         Self::ShardLeader,
         Self::Split,
+        Self::DirectRead,
         Self::ConsensusLeader,
         Self::AnyNode,
         Self::StableNode,
@@ -99,6 +102,7 @@ impl Reason {
             Self::ReplicaHolder => "replica_holder",
             Self::ShardLeader => "shard_leader",
             Self::Split => "split",
+            Self::DirectRead => "direct_read",
             Self::ConsensusLeader => "consensus_leader",
             Self::AnyNode => "any_node",
             Self::StableNode => "stable_node",

@@ -14,7 +14,10 @@ use http_body::Body as HttpBody;
 
 use crate::{
     balance::Balance,
-    dispatch::{Answer, Credentials, Dispatcher, Failure, Gathered, Job, Merged, Placement, Reply, refuse},
+    dispatch::{
+        Answer, Credentials, DirectAnswer, Dispatcher, Failure, Gathered, Job, Merged, Placement, Reply,
+        refuse,
+    },
     request::{BoxError, Call, Class, Protocol},
     route::{Plan, Reason},
     task::AbortOnDrop,
@@ -156,7 +159,17 @@ impl Router {
             routed.merged(Reason::Split, &plans, attempts, plans.len() == parts, &snapshot);
             merged_response(reply)
         } else {
-            self.send_whole(&mut job, &mut routed).await
+            let direct = match dispatcher.direct(&call, &job) {
+                Some(read) => dispatcher.read_direct(read).await,
+                None => None,
+            };
+            match direct {
+                Some(DirectAnswer { reply, plans, attempts }) => {
+                    routed.merged(Reason::DirectRead, &plans, attempts, true, &snapshot);
+                    merged_response(reply)
+                }
+                None => self.send_whole(&mut job, &mut routed).await,
+            }
         };
         response.extensions_mut().insert(routed.clone());
         if explain {

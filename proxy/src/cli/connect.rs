@@ -43,6 +43,10 @@ pub(super) struct Connect {
     #[arg(long, value_name = "IP:PORT", env = "QDRANT_ROUTER_DNS")]
     dns: Option<SocketAddr>,
 
+    /// Read points by id over REST from the shards that own them, through an API that Qdrant does not document
+    #[arg(long, env = "QDRANT_ROUTER_DIRECT_POINT_READS")]
+    direct_point_reads: bool,
+
     /// File with the router's own API key, which reads the topology and nothing else; a read-only key is enough
     #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
@@ -67,7 +71,8 @@ impl Connect {
     pub(super) fn router(&self) -> Result<Router, CliError> {
         let mut router = Router::builder()
             .upstream_rest_port(self.upstream_rest_port)
-            .upstream_grpc_port(self.upstream_grpc_port);
+            .upstream_grpc_port(self.upstream_grpc_port)
+            .direct_point_reads(self.direct_point_reads);
         if let Some(name) = &self.headless {
             router = router.headless(name);
         }

@@ -52,6 +52,9 @@ impl Dispatcher {
                 Some((plan(part.job.target(), topology, &conditions, &[], 0)?, points))
             });
             explanation.go(Reason::Split, &plans.collect::<Vec<_>>(), topology);
+        } else if let Some(read) = self.direct(call, job) {
+            let plans: Vec<_> = read.parts.iter().map(|part| (part.plan, Some(part.ids.len()))).collect();
+            explanation.go(Reason::DirectRead, &plans, topology);
         } else if let Some(plan) = plan(job.target(), topology, &conditions, &job.excluded(), 0) {
             explanation.go(plan.reason, &[(plan, None)], topology);
         }

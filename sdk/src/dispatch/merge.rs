@@ -13,7 +13,7 @@ use prost::Message;
 use qdrant_client::qdrant::{
     ListSnapshotsResponse, PointsOperationResponse, SnapshotDescription, UpdateStatus, Usage,
 };
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
     Failure,
@@ -218,7 +218,7 @@ impl Reply {
         Self { status: StatusCode::OK, headers: HeaderMap::new(), body: Bytes::new(), trailers: None }
     }
 
-    fn with_body(&self, body: Bytes) -> Self {
+    pub(super) fn with_body(&self, body: Bytes) -> Self {
         let mut reply = Self { body, ..self.clone() };
         reply.headers.remove(header::CONTENT_LENGTH);
         reply
@@ -319,6 +319,11 @@ fn add(a: Value, b: Value) -> Value {
         (Value::Null, b) => b,
         (a, _) => a,
     }
+}
+
+/// The sum of the usages of several replies, where any tells one.
+pub(super) fn merge_usage<'a>(usages: impl Iterator<Item = &'a RawValue>) -> Option<Value> {
+    usages.filter_map(|usage| serde_json::from_str(usage.get()).ok()).reduce(add)
 }
 
 /// The sum of two usages, where given.

@@ -22,6 +22,8 @@ pub(crate) enum Layout {
     Nothing,
     /// `shard_key`.
     Key,
+    /// `shard_key`, and `ids` that do not narrow what Qdrant asks.
+    Retrieve,
     /// `shard_key` in each of `searches`.
     Searches,
     /// `shard_key`, and ids in `points[].id` or `batch.ids`.
@@ -59,7 +61,7 @@ pub(super) fn scopes(
     }
     match layout {
         Layout::Nothing | Layout::Location => Ok(smallvec![Scope::EVERYTHING]),
-        Layout::Key => Ok(smallvec![parse::<Keyed>(body)?.into()]),
+        Layout::Key | Layout::Retrieve => Ok(smallvec![parse::<Keyed>(body)?.into()]),
         Layout::Searches => Ok(parse::<Searches>(body)?.searches.into_iter().map(Scope::from).collect()),
         Layout::Points | Layout::Selector | Layout::VectorSelector => {
             if !depth.ids {

@@ -36,6 +36,7 @@ pub struct RouterBuilder {
     tls: Option<TlsOptions>,
     settings: Settings,
     body_limit: usize,
+    direct_point_reads: bool,
     seed: Option<u64>,
 }
 
@@ -94,6 +95,7 @@ impl RouterBuilder {
             tls: None,
             settings: Settings::default(),
             body_limit: DEFAULT_BODY_LIMIT,
+            direct_point_reads: false,
             seed: None,
         }
     }
@@ -175,6 +177,16 @@ impl RouterBuilder {
         self
     }
 
+    /// Reads points by id over REST from the shards that own them, where the ordinary read would cost
+    /// internal RPCs. Default: off.
+    ///
+    /// Uses `POST /collections/{c}/shards/{id}/points`, which Qdrant has had since 1.12 and does not
+    /// document. Whatever is surprising leads back to the ordinary read.
+    pub fn direct_point_reads(mut self, direct: bool) -> Self {
+        self.direct_point_reads = direct;
+        self
+    }
+
     /// Fixes the dice, so that a test can repeat what it saw.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -214,7 +226,8 @@ impl RouterBuilder {
             TopologyHandle::follow(discovery.clone(), api, balance.clone(), self.settings, dice.clone());
         let transport = Arc::new(Transport::new(tls));
         let janitor = AbortOnDrop::spawn(sweep(topology.clone(), transport.clone()));
-        let dispatcher = Dispatcher { transport, balance, topology, discovery, dice };
+        let direct_point_reads = self.direct_point_reads;
+        let dispatcher = Dispatcher { transport, balance, topology, discovery, dice, direct_point_reads };
         Ok(Router(Arc::new(Inner { dispatcher, body_limit: self.body_limit, _janitor: janitor })))
     }
 

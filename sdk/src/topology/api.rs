@@ -239,10 +239,11 @@ impl ClusterApi for HttpApi {
         let mut collection = placement.into_collection(epoch);
         // Unlike the placement, the settings come from all shards, some of which may be away.
         let settings = self.get::<CollectionInfo>(address, &path);
-        collection.max_points_per_write = match tokio::time::timeout(SETTINGS_TIMEOUT, settings).await {
-            Ok(Ok(Some(settings))) => settings.max_points_per_write(),
-            Ok(_) | Err(_) => Some(0),
-        };
+        (collection.max_points_per_write, collection.is_strict) =
+            match tokio::time::timeout(SETTINGS_TIMEOUT, settings).await {
+                Ok(Ok(Some(settings))) => (settings.max_points_per_write(), settings.is_strict()),
+                Ok(_) | Err(_) => (Some(0), true),
+            };
         Ok(Some(collection))
     }
 

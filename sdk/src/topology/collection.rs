@@ -76,6 +76,8 @@ pub struct Collection {
     /// The points that strict mode allows in one write (`upsert_max_batchsize`), where it limits them;
     /// none where that could not be found out.
     pub max_points_per_write: Option<usize>,
+    /// Whether strict mode checks requests, as far as is known.
+    pub is_strict: bool,
 }
 
 // === impl ShardKey ===
@@ -137,7 +139,7 @@ impl Collection {
                 shards,
             })
             .collect();
-        Self { epoch, shards, groups, resharding, transfers, max_points_per_write: None }
+        Self { epoch, shards, groups, resharding, transfers, max_points_per_write: None, is_strict: true }
     }
 
     /// Whether a point's shard is chosen by a shard key in the request rather than by its id alone.
@@ -218,9 +220,17 @@ struct StrictMode {
 // === impl CollectionInfo ===
 
 impl CollectionInfo {
+    /// The strict mode, where it is on.
+    fn strict_mode(&self) -> Option<&StrictMode> {
+        self.config.strict_mode_config.as_ref().filter(|strict_mode| strict_mode.enabled == Some(true))
+    }
+
+    pub(super) fn is_strict(&self) -> bool {
+        self.strict_mode().is_some()
+    }
+
     pub(super) fn max_points_per_write(&self) -> Option<usize> {
-        let strict_mode = self.config.strict_mode_config.as_ref()?;
-        strict_mode.upsert_max_batchsize.filter(|_| strict_mode.enabled == Some(true))
+        self.strict_mode()?.upsert_max_batchsize
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod bed;
 mod clients;
+mod direct;
 mod discovery;
 mod equality;
 mod explain;

@@ -46,7 +46,12 @@ struct Columns<'a> {
 pub(super) fn cut(layout: Layout, body: &[u8]) -> Result<(Vec<PointId>, Vec<List>), NotUnderstood> {
     match layout {
         Layout::Points | Layout::Selector | Layout::VectorSelector => {}
-        Layout::Nothing | Layout::Key | Layout::Searches | Layout::Operations | Layout::Location => {
+        Layout::Nothing
+        | Layout::Key
+        | Layout::Retrieve
+        | Layout::Searches
+        | Layout::Operations
+        | Layout::Location => {
             return Err(NotUnderstood);
         }
     }
