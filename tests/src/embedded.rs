@@ -7,7 +7,13 @@
 //!
 //! What is not real: points live in memory and search is exact; consensus is one lock shared by the nodes, so no node ever
 //! lags; and transfers copy from memory to memory. What Qdrant can do and this cannot is answered with 501 or
-//! `UNIMPLEMENTED`, never with a guess.
+//! `UNIMPLEMENTED`, never with a guess. Above all that is:
+//!
+//! * sparse and multi-vectors, inference, `order_by`, groups, recommendation, discovery, the distance matrix, and queries
+//!   other than for the nearest points;
+//! * snapshots that travel: upload, recovery from another server, of one shard or of a collection that is gone, streamed
+//!   and partial snapshots;
+//! * metrics, issues, logs and profiles, metadata keys, and what a node is asked to tell of its peers.
 //!
 //! A node can be killed, restarted elsewhere, frozen, slowed down and made to refuse: see [`EmbeddedNode`] and [`Fault`].
 

@@ -16,6 +16,7 @@ mod view;
 mod write;
 
 pub(crate) use self::admin::{ClusterChange, CollectionPatch, NewShardKey};
+pub(crate) use self::snapshots::{Priority, Scope, no_shard};
 pub(crate) use self::view::ClusterView;
 
 use super::auth::Keys;

@@ -4,6 +4,7 @@
 //! Qdrant has and the embedded cluster lacks are in it too, so that a client learns the difference between "unknown" (404)
 //! and "not imitated" (501).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,9 +31,6 @@ use super::engine::Engine;
 use super::error::{Kind, OpError, OpResult};
 use super::fault::stall;
 
-/// Qdrant's default for the size of a JSON body.
-const MAX_BODY: usize = 32 << 20;
-
 /// A request whose route is known and whose caller may make it.
 #[derive(Debug)]
 struct Ask {
@@ -50,7 +48,7 @@ enum Reply {
     Accepted,
     /// A whole JSON document without the envelope.
     Document(Value),
-    Text(StatusCode, &'static str),
+    Text(StatusCode, Cow<'static, str>),
     File(String, Vec<u8>),
 }
 
@@ -107,18 +105,26 @@ async fn respond(
         .filter_map(|pair| pair.split_once('='))
         .map(|(name, value)| (name.to_owned(), percent_decode_str(value).decode_utf8_lossy().into_owned()))
         .collect();
-    let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
+    let limit = route.max_body();
+    let body = match Limited::new(request.into_body(), limit).collect().await {
         Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => return too_large(limit, began),
         Err(error) => {
-            let text = if error.is::<LengthLimitError>() {
-                format!("JSON payload has exceeded limit ({MAX_BODY} bytes).")
-            } else {
-                format!("Error that occur during reading payload: {error}.")
-            };
+            let text = format!("Error that occur during reading payload: {error}.");
             return envelope(Err(OpError::new(Kind::Invalid, text)), began);
         }
     };
     envelope(route.run(engine, Ask { params, query, body }).await, began)
+}
+
+/// Where the framework's own limit applies, so does its own answer.
+fn too_large(limit: usize, began: Instant) -> Response<Full<Bytes>> {
+    let text = format!("JSON payload has exceeded limit ({limit} bytes).");
+    if limit == routes::MAX_BODY {
+        envelope(Err(OpError::new(Kind::Invalid, text)), began)
+    } else {
+        plain(StatusCode::PAYLOAD_TOO_LARGE, text)
+    }
 }
 
 fn envelope(outcome: OpResult<Reply>, began: Instant) -> Response<Full<Bytes>> {
@@ -154,8 +160,8 @@ fn document(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
     response
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+fn plain(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
@@ -166,6 +172,15 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 impl Ask {
     fn param(&self, index: usize) -> &str {
         self.params.get(index).map_or("", String::as_str)
+    }
+
+    /// The shard id that a variable part of the path names.
+    fn shard(&self, index: usize) -> OpResult<u32> {
+        let text = self.param(index);
+        text.parse().map_err(|_| {
+            let text = format!("Deserialize error in path parameters: can not parse `{text}` to a u32");
+            OpError::new(Kind::Invalid, text)
+        })
     }
 
     /// A flag of the query string; off when absent.

@@ -21,7 +21,16 @@ use super::model::{
 #[derive(Debug, Default)]
 pub(crate) struct Storage {
     shards: Mutex<HashMap<(u64, u32), Arc<Shard>>>,
-    snapshots: Mutex<BTreeMap<String, Vec<SnapshotFile>>>,
+    snapshots: Mutex<BTreeMap<Shelf, Vec<SnapshotFile>>>,
+}
+
+/// Where snapshots of one kind lie.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Shelf {
+    /// Snapshots of everything a node has.
+    Full,
+    Collection(String),
+    Shard(String, u32),
 }
 
 /// One snapshot as a listing shows it, with its content.
@@ -30,6 +39,8 @@ pub(crate) struct SnapshotFile {
     pub(crate) name: String,
     pub(crate) created: String,
     pub(crate) content: Vec<u8>,
+    /// The replicas as they were, for recovery.
+    pub(crate) replicas: BTreeMap<u32, Arc<Shard>>,
 }
 
 /// A replica's points, and the lock that a write leader holds.
@@ -77,9 +88,14 @@ impl Storage {
         lock(&self.shards).retain(|(collection, shard), _| keep(*collection, *shard));
     }
 
-    /// Runs `work` on the snapshots of `collection`; the empty name stands for full snapshots.
-    pub(crate) fn snapshots<T>(&self, collection: &str, work: impl FnOnce(&mut Vec<SnapshotFile>) -> T) -> T {
-        work(lock(&self.snapshots).entry(collection.to_owned()).or_default())
+    /// Runs `work` on the snapshots of one shelf.
+    pub(crate) fn snapshots<T>(&self, shelf: Shelf, work: impl FnOnce(&mut Vec<SnapshotFile>) -> T) -> T {
+        work(lock(&self.snapshots).entry(shelf).or_default())
+    }
+
+    /// A snapshot by its name, on whatever shelf it lies.
+    pub(crate) fn any_snapshot(&self, name: &str) -> Option<SnapshotFile> {
+        lock(&self.snapshots).values().flatten().find(|file| file.name == name).cloned()
     }
 }
 

@@ -128,6 +128,15 @@ impl Nodes {
         ((0..self.nodes.len()).find(holds), (0..self.nodes.len()).find(|index| !holds(index)))
     }
 
+    /// A node that holds a replica of `shard`, and one that does not.
+    fn holders_of(&self, name: &str, shard: u32) -> (usize, usize) {
+        let replicas = self.consensus.replicas(name).expect("a collection");
+        let holds = |index: &usize| replicas[&shard].contains_key(&self.nodes[*index].peer_id());
+        let mut all = 0..self.nodes.len();
+        let other = all.clone().find(|index| !holds(index)).expect("a node without");
+        (all.find(holds).expect("a holder"), other)
+    }
+
     async fn wait(&self, what: &str, done: impl AsyncFn() -> bool) {
         let began = Instant::now();
         while !done().await {
@@ -442,6 +451,130 @@ async fn snapshots_stay_where_they_were_made() {
     assert_eq!(nodes.ok(1, "GET", "/collections/c/snapshots", json!({})).await, json!([]));
     assert_eq!(nodes.raw(0, "GET", &format!("/collections/c/snapshots/{name}"), None, "").await.0, 200);
     assert_eq!(nodes.raw(1, "GET", &format!("/collections/c/snapshots/{name}"), None, "").await.0, 404);
+}
+
+#[tokio::test]
+async fn snapshots_of_one_second_have_names_of_their_own() {
+    let nodes = Nodes::start(19, 1).await;
+    nodes.create("c", 2, 1).await;
+    for (path, stem) in [
+        ("/collections/c/snapshots", "c-1000-"),
+        ("/collections/c/shards/1/snapshots", "c-shard-1-"),
+        ("/snapshots", "full-snapshot-"),
+    ] {
+        let mut names = Vec::new();
+        for _ in 0..3 {
+            let made = nodes.ok(0, "POST", path, json!({})).await;
+            let name = made["name"].as_str().expect("a name").to_owned();
+            // 2024-02-29-12-34-56
+            let stamp =
+                name.strip_prefix(stem).and_then(|rest| rest.strip_suffix(".snapshot")).expect("a stamp");
+            let digits: Vec<usize> = stamp.split('-').map(str::len).collect();
+            assert_eq!(digits, [4, 2, 2, 2, 2, 2], "{name}");
+            names.push(name);
+        }
+        let listed = nodes.ok(0, "GET", path, json!({})).await;
+        let listed: Vec<&str> =
+            listed.as_array().into_iter().flatten().filter_map(|file| file["name"].as_str()).collect();
+        assert_eq!(listed, names);
+        names.dedup();
+        assert_eq!(names.len(), 3);
+        assert_eq!(nodes.ok(0, "DELETE", &format!("{path}/{}", names[1]), json!({})).await, json!(true));
+        let (status, answer) = nodes.ask(0, "DELETE", &format!("{path}/{}", names[1]), json!({})).await;
+        let text = format!("Not found: Snapshot {} not found", names[1]);
+        assert_eq!((status, &answer["status"]["error"]), (404, &json!(text)));
+        assert_eq!(nodes.raw(0, "GET", &format!("{path}/{}", names[2]), None, "").await.0, 200);
+    }
+    assert_eq!(nodes.raw(0, "POST", "/snapshots?wait=false", None, "").await.0, 202);
+    assert_eq!(nodes.grpc(0).list_full_snapshots().await.expect("a list").snapshot_descriptions.len(), 3);
+}
+
+#[tokio::test]
+async fn snapshots_of_a_shard_are_with_its_holders() {
+    let nodes = Nodes::start(20, 2).await;
+    nodes.create("c", 2, 1).await;
+    let (holder, other) = nodes.holders_of("c", 0);
+    let path = "/collections/c/shards/0/snapshots";
+    nodes.ok(holder, "POST", path, json!({})).await;
+    for (node, path, expected) in [
+        (other, path, (400, "Wrong input: Shard 0 is not a local shard")),
+        (holder, "/collections/c/shards/9/snapshots", (404, "Not found: shard 9 not found")),
+    ] {
+        let (status, answer) = nodes.ask(node, "GET", path, json!({})).await;
+        assert_eq!((status, answer["status"]["error"].as_str()), (expected.0, Some(expected.1)));
+    }
+}
+
+#[tokio::test]
+async fn a_collection_is_recovered_from_a_file_of_its_node() {
+    let nodes = Nodes::start(21, 2).await;
+    nodes.create("c", 1, 2).await;
+    nodes.upsert(0, "c", 0..5).await;
+    let made = nodes.ok(0, "POST", "/collections/c/snapshots", json!({})).await;
+    let (name, checksum) = (made["name"].as_str().expect("a name"), &made["checksum"]);
+    nodes.ok(0, "POST", "/collections/c/points/delete?wait=true", json!({ "points": [1, 2] })).await;
+    let recover = |priority: &str| json!({ "location": format!("file:///qdrant/snapshots/c/{name}"), "priority": priority, "checksum": checksum });
+    let path = "/collections/c/snapshots/recover";
+    let count = async |node: usize| {
+        nodes.ok(node, "POST", "/collections/c/shards/0/points/count", json!({})).await["count"].clone()
+    };
+    assert_eq!(nodes.ok(0, "PUT", path, recover("replica")).await, json!(true));
+    assert_eq!((count(0).await, count(1).await), (json!(3), json!(3)));
+    assert_eq!(nodes.ok(0, "PUT", path, recover("snapshot")).await, json!(true));
+    assert_eq!((count(0).await, count(1).await), (json!(5), json!(5)));
+
+    let (status, answer) = nodes.ask(1, "PUT", path, recover("snapshot")).await;
+    let text = format!("Bad request: Snapshot file \"/qdrant/snapshots/c/{name}\" does not exist");
+    assert_eq!((status, &answer["status"]["error"]), (400, &json!(text)));
+    let wrong = json!({ "location": format!("file:///s/{name}"), "checksum": "00" });
+    assert_eq!(nodes.ask(0, "PUT", path, wrong).await.0, 400);
+    assert_eq!(nodes.ask(0, "PUT", path, json!({ "location": "ftp://a/b" })).await.0, 400);
+    assert_eq!(nodes.ask(0, "PUT", path, json!({ "location": "http://a/b" })).await.0, 501);
+}
+
+#[tokio::test]
+async fn one_shard_is_read_where_it_lies() {
+    let nodes = Nodes::start(22, 2).await;
+    let body = json!({ "vectors": { "size": 2, "distance": "Dot" }, "sharding_method": "custom", "shard_number": 2 });
+    nodes.ok(0, "PUT", "/collections/c", body).await;
+    nodes.ok(0, "PUT", "/collections/c/shards", json!({ "shard_key": "a" })).await;
+    let points: Vec<Value> = (0..40).map(|id| json!({ "id": id, "vector": [id, 1] })).collect();
+    nodes
+        .ok(0, "PUT", "/collections/c/points?wait=true", json!({ "points": points, "shard_key": "a" }))
+        .await;
+    let before = nodes.internal("/qdrant.PointsInternal/Scroll").await;
+    let mut total = 0;
+    for shard in [1, 2] {
+        let (holder, other) = nodes.holders_of("c", shard);
+        let path = format!("/collections/c/shards/{shard}/points");
+        let count = nodes.ok(holder, "POST", &format!("{path}/count"), json!({})).await["count"].clone();
+        let page = nodes.ok(holder, "POST", &format!("{path}/scroll"), json!({ "limit": 3 })).await;
+        let found = page["points"].as_array().expect("points");
+        assert!(found.iter().all(|point| point["shard_key"] == "a"), "{page}");
+        let next = &page["next_page_offset"];
+        let rest =
+            nodes.ok(holder, "POST", &format!("{path}/scroll"), json!({ "limit": 40, "offset": next })).await;
+        let rest = rest["points"].as_array().expect("points").len();
+        assert_eq!(json!(rest + found.len()), count);
+        total += count.as_u64().expect("a number");
+        let got =
+            nodes.ok(holder, "POST", &path, json!({ "ids": [found[1]["id"], found[0]["id"], 99] })).await;
+        assert_eq!((&got[0]["id"], &got[1]["shard_key"]), (&found[1]["id"], &json!("a")));
+        let ring = json!({ "hash_ring_filter": { "expected_shard_id": shard } });
+        assert_eq!(nodes.ok(holder, "POST", &format!("{path}/count"), ring).await["count"], count);
+        let ring = json!({ "hash_ring_filter": { "expected_shard_id": 3 - shard } });
+        assert_eq!(nodes.ok(holder, "POST", &format!("{path}/count"), ring).await["count"], 0);
+
+        let (status, answer) = nodes.ask(other, "POST", &path, json!({ "ids": [1] })).await;
+        let text = format!("Service internal error: Local shard {shard} not found");
+        assert_eq!((status, &answer["status"]["error"]), (500, &json!(text)));
+    }
+    assert_eq!(total, 40);
+    assert_eq!(nodes.internal("/qdrant.PointsInternal/Scroll").await, before);
+    let (status, answer) = nodes.ask(0, "POST", "/collections/c/shards/9/points/count", json!({})).await;
+    assert_eq!((status, &answer["status"]["error"]), (404, &json!("Not found: shard 9 not found")));
+    let large = json!({ "ids": vec![7_000_000; 300_000] });
+    assert_eq!(nodes.ask(0, "POST", "/collections/c/shards/1/points", large).await.0, 413);
 }
 
 #[tokio::test]

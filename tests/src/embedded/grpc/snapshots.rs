@@ -8,6 +8,7 @@ use qdrant_client::qdrant::snapshots_server::Snapshots;
 use tonic::{Request, Response, Status};
 
 use super::super::VERSION;
+use super::super::engine::Scope;
 use super::super::error::OpResult;
 use super::super::shard::SnapshotFile;
 use super::{Front, output};
@@ -15,27 +16,27 @@ use super::{Front, output};
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Front {
-    fn created(&self, collection: Option<&str>) -> Answer<pb::CreateSnapshotResponse> {
+    fn created(&self, of: Scope<'_>) -> Answer<pb::CreateSnapshotResponse> {
         let began = Instant::now();
-        let snapshot = self.engine.create_snapshot(collection)?;
+        let snapshot = self.engine.create_snapshot(of)?;
         Ok(Response::new(pb::CreateSnapshotResponse {
             snapshot_description: Some(describe(snapshot)),
             time: output::seconds(began),
         }))
     }
 
-    fn listed(&self, collection: Option<&str>) -> Answer<pb::ListSnapshotsResponse> {
+    fn listed(&self, of: Scope<'_>) -> Answer<pb::ListSnapshotsResponse> {
         let began = Instant::now();
-        let snapshots: OpResult<Vec<_>> = self.engine.list_snapshots(collection);
+        let snapshots: OpResult<Vec<_>> = self.engine.list_snapshots(of);
         Ok(Response::new(pb::ListSnapshotsResponse {
             snapshot_descriptions: snapshots?.into_iter().map(describe).collect(),
             time: output::seconds(began),
         }))
     }
 
-    fn deleted(&self, collection: Option<&str>, name: &str) -> Answer<pb::DeleteSnapshotResponse> {
+    fn deleted(&self, of: Scope<'_>, name: &str) -> Answer<pb::DeleteSnapshotResponse> {
         let began = Instant::now();
-        self.engine.delete_snapshot(collection, name)?;
+        self.engine.delete_snapshot(of, name)?;
         Ok(Response::new(pb::DeleteSnapshotResponse { time: output::seconds(began) }))
     }
 }
@@ -56,11 +57,11 @@ impl Snapshots for Front {
         &self,
         request: Request<pb::CreateSnapshotRequest>,
     ) -> Answer<pb::CreateSnapshotResponse> {
-        self.created(Some(&request.into_inner().collection_name))
+        self.created(Scope::Collection(&request.into_inner().collection_name))
     }
 
     async fn list(&self, request: Request<pb::ListSnapshotsRequest>) -> Answer<pb::ListSnapshotsResponse> {
-        self.listed(Some(&request.into_inner().collection_name))
+        self.listed(Scope::Collection(&request.into_inner().collection_name))
     }
 
     async fn delete(
@@ -68,25 +69,25 @@ impl Snapshots for Front {
         request: Request<pb::DeleteSnapshotRequest>,
     ) -> Answer<pb::DeleteSnapshotResponse> {
         let request = request.into_inner();
-        self.deleted(Some(&request.collection_name), &request.snapshot_name)
+        self.deleted(Scope::Collection(&request.collection_name), &request.snapshot_name)
     }
 
     async fn create_full(
         &self,
         _: Request<pb::CreateFullSnapshotRequest>,
     ) -> Answer<pb::CreateSnapshotResponse> {
-        self.created(None)
+        self.created(Scope::Full)
     }
 
     async fn list_full(&self, _: Request<pb::ListFullSnapshotsRequest>) -> Answer<pb::ListSnapshotsResponse> {
-        self.listed(None)
+        self.listed(Scope::Full)
     }
 
     async fn delete_full(
         &self,
         request: Request<pb::DeleteFullSnapshotRequest>,
     ) -> Answer<pb::DeleteSnapshotResponse> {
-        self.deleted(None, &request.into_inner().snapshot_name)
+        self.deleted(Scope::Full, &request.into_inner().snapshot_name)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::super::engine::Engine;
+use super::super::engine::{Engine, no_shard};
 use super::super::error::{Kind, OpError, OpResult};
 use super::super::model::{
     Answer, KeySelector, Point, PointId, PointVectors, Query, QueryTarget, Read, Scored, Selector, Update,
@@ -424,46 +424,72 @@ fn search_body(object: &Map<String, Value>) -> OpResult<Query> {
 /// Reads the replica of this node and no other, whatever its state.
 fn one_shard(page: Page, engine: &Arc<Engine>, ask: &Ask) -> OpResult<Reply> {
     let meta = engine.consensus.collection(ask.param(0))?;
-    let text = ask.param(1);
-    let id: u32 = text
-        .parse()
-        .map_err(|_| OpError::new(Kind::Invalid, format!("Deserialize error in path parameters: {text}")))?;
-    let shard = meta.shards.get(&id).ok_or_else(|| OpError::not_found(format!("Shard {id} not found")))?;
+    let id = ask.shard(1)?;
+    ask.read_params()?;
+    let object = ask.object()?;
+    let shard = meta.shards.get(&id).ok_or_else(|| no_shard(id))?;
     if !shard.replicas.contains_key(&engine.peer_id) {
         return Err(OpError::service(format!("Local shard {id} not found")));
     }
-    let object = ask.object()?;
-    let mut wanted = usize::MAX;
-    let read = match page {
+    // Only the points that the ring gives to a shard, where a replica may still hold others.
+    let belongs = match object.get("hash_ring_filter").filter(|filter| !filter.is_null()) {
+        None => None,
+        Some(filter) => {
+            let expected: u32 = optional(as_object(filter)?, "expected_shard_id")?
+                .ok_or_else(|| OpError::bad_json("missing field `expected_shard_id`"))?;
+            let ring = meta.shards.get(&expected).and_then(|shard| meta.rings.get(&shard.key));
+            let ring = ring.ok_or_else(|| {
+                OpError::bad_request(format!("shard {expected} does not exist in collection {}", meta.name))
+            })?;
+            Some((expected, ring))
+        }
+    };
+    let keep = |id: &PointId| belongs.is_none_or(|(expected, ring)| ring.shards(id).contains(&expected));
+    let local = engine.storage.shard(meta.uid, id);
+    let records = |read: &Read| match local.read(&meta.schema, read)? {
+        Answer::Records(mut records) => {
+            records.retain(|record| keep(&record.id));
+            for record in &mut records {
+                record.shard_key.clone_from(&shard.key);
+            }
+            Ok::<_, OpError>(records)
+        }
+        Answer::Count(_) | Answer::Scored(_) | Answer::Facet(_) => Ok(Vec::new()),
+    };
+    match page {
         Page::ShardScroll => {
             let mut read = scroll_read(&object)?;
-            if let Read::Scroll { limit, .. } = &mut read {
-                if *limit == 0 {
-                    return Err(OpError::bad_request("Limit cannot be 0"));
-                }
-                wanted = *limit;
-                *limit = limit.saturating_add(1);
+            let Read::Scroll { limit, .. } = &mut read else {
+                return Err(OpError::service("not a scroll"));
+            };
+            let wanted = std::mem::replace(limit, usize::MAX);
+            if wanted == 0 {
+                return Err(OpError::bad_request("Limit cannot be 0"));
             }
-            read
+            let mut points = records(&read)?;
+            let next = points.get(wanted).map(|record| record.id);
+            points.truncate(wanted);
+            Ok(Reply::Result(page_json(points, next)))
         }
-        Page::ShardCount => Read::Count { filter: body::filter(&object, "filter")? },
-        _ => Read::Get {
-            ids: body::ids(required(&object, "ids")?)?,
-            with_payload: body::with_payload(&object, WithPayload::None)?,
-            with_vectors: body::with_vectors(&object)?,
-        },
-    };
-    let answer = engine.storage.shard(meta.uid, id).read(&meta.schema, &read)?;
-    Ok(Reply::Result(match answer {
-        Answer::Records(mut records) if matches!(page, Page::ShardScroll) => {
-            let next = records.get(wanted).map(|record| record.id);
-            records.truncate(wanted);
-            page_json(records, next)
+        Page::ShardCount => {
+            let all = Read::Scroll {
+                offset: None,
+                limit: usize::MAX,
+                filter: body::filter(&object, "filter")?,
+                with_payload: WithPayload::None,
+                with_vectors: WithVectors::None,
+            };
+            Ok(Reply::Result(json!({ "count": records(&all)?.len() })))
         }
-        Answer::Records(records) => {
-            records.into_iter().map(|record| Value::Object(record_json(record))).collect()
+        _ => {
+            let read = Read::Get {
+                ids: body::ids(required(&object, "ids")?)?,
+                with_payload: body::with_payload(&object, WithPayload::None)?,
+                with_vectors: body::with_vectors(&object)?,
+            };
+            Ok(Reply::Result(
+                records(&read)?.into_iter().map(|record| Value::Object(record_json(record))).collect(),
+            ))
         }
-        Answer::Count(count) => json!({ "count": count }),
-        Answer::Scored(_) | Answer::Facet(_) => Value::Null,
-    }))
+    }
 }

@@ -6,6 +6,12 @@ use super::super::engine::Engine;
 use super::super::error::{OpError, OpResult};
 use super::{Ask, Reply, collections, points, service, snapshots};
 
+/// Qdrant's default for the size of a JSON body.
+pub(super) const MAX_BODY: usize = 32 << 20;
+
+/// The web framework's, which routes outside the documented interface are left with.
+const MAX_SHARD_BODY: usize = 2 << 20;
+
 /// The access a route needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
@@ -40,12 +46,17 @@ const fn route(method: &'static str, pattern: &'static str, need: Need, what: Wh
 }
 
 impl Route {
+    /// How much JSON the route takes: reads of one shard keep the web framework's own limit.
+    pub(super) fn max_body(&self) -> usize {
+        if self.pattern.contains("/shards/{shard}/points") { MAX_SHARD_BODY } else { MAX_BODY }
+    }
+
     pub(super) async fn run(&self, engine: &Arc<Engine>, ask: Ask) -> OpResult<Reply> {
         match self.what {
             What::Service(page) => service::run(page, engine, &ask),
             What::Collections(page) => collections::run(page, engine, &ask).await,
             What::Points(page) => points::run(page, engine, &ask).await,
-            What::Snapshots(page) => snapshots::run(page, engine, &ask),
+            What::Snapshots(page) => snapshots::run(page, engine, &ask).await,
             What::Lacking => Err(OpError::lacking(format_args!("{} {}", self.method, self.pattern))),
         }
     }
@@ -72,7 +83,7 @@ use What::{Collections, Lacking, Points, Service, Snapshots};
 use collections::Page as C;
 use points::Page as P;
 use service::Page as S;
-use snapshots::Page as F;
+use snapshots::{Of, Page as F};
 
 /// Literal paths stand before variable ones that would match them too.
 #[rustfmt::skip] // One route, one line.
@@ -152,23 +163,23 @@ static ROUTES: &[Route] = &[
     route("POST", "/collections/{collection_name}/shards/{shard}/points/scroll", Need::Read, Points(P::ShardScroll)),
     route("POST", "/collections/{collection_name}/shards/{shard}/points/count", Need::Read, Points(P::ShardCount)),
     // Snapshots: files of this node.
-    route("GET", "/collections/{collection_name}/snapshots", Need::Read, Snapshots(F::List)),
-    route("POST", "/collections/{collection_name}/snapshots", Need::Write, Snapshots(F::Create)),
+    route("GET", "/collections/{collection_name}/snapshots", Need::Read, Snapshots(F::List(Of::Collection))),
+    route("POST", "/collections/{collection_name}/snapshots", Need::Write, Snapshots(F::Create(Of::Collection))),
     route("POST", "/collections/{collection_name}/snapshots/upload", Need::Write, Lacking),
-    route("PUT", "/collections/{collection_name}/snapshots/recover", Need::Write, Lacking),
-    route("GET", "/collections/{collection_name}/snapshots/{snapshot_name}", Need::Read, Snapshots(F::Get)),
-    route("DELETE", "/collections/{collection_name}/snapshots/{snapshot_name}", Need::Write, Snapshots(F::Delete)),
-    route("GET", "/snapshots", Need::Read, Snapshots(F::ListFull)),
-    route("POST", "/snapshots", Need::Write, Snapshots(F::CreateFull)),
-    route("GET", "/snapshots/{snapshot_name}", Need::Read, Snapshots(F::GetFull)),
-    route("DELETE", "/snapshots/{snapshot_name}", Need::Write, Snapshots(F::DeleteFull)),
-    route("GET", "/collections/{collection_name}/shards/{shard}/snapshots", Need::Read, Lacking),
-    route("POST", "/collections/{collection_name}/shards/{shard}/snapshots", Need::Write, Lacking),
+    route("PUT", "/collections/{collection_name}/snapshots/recover", Need::Write, Snapshots(F::Recover)),
+    route("GET", "/collections/{collection_name}/snapshots/{snapshot_name}", Need::Read, Snapshots(F::Get(Of::Collection))),
+    route("DELETE", "/collections/{collection_name}/snapshots/{snapshot_name}", Need::Write, Snapshots(F::Delete(Of::Collection))),
+    route("GET", "/snapshots", Need::Read, Snapshots(F::List(Of::Node))),
+    route("POST", "/snapshots", Need::Write, Snapshots(F::Create(Of::Node))),
+    route("GET", "/snapshots/{snapshot_name}", Need::Read, Snapshots(F::Get(Of::Node))),
+    route("DELETE", "/snapshots/{snapshot_name}", Need::Write, Snapshots(F::Delete(Of::Node))),
+    route("GET", "/collections/{collection_name}/shards/{shard}/snapshots", Need::Read, Snapshots(F::List(Of::Shard))),
+    route("POST", "/collections/{collection_name}/shards/{shard}/snapshots", Need::Write, Snapshots(F::Create(Of::Shard))),
     route("GET", "/collections/{collection_name}/shards/{shard}/snapshot", Need::Read, Lacking),
     route("PUT", "/collections/{collection_name}/shards/{shard}/snapshots/recover", Need::Write, Lacking),
     route("POST", "/collections/{collection_name}/shards/{shard}/snapshots/upload", Need::Write, Lacking),
-    route("GET", "/collections/{collection_name}/shards/{shard}/snapshots/{snapshot}", Need::Read, Lacking),
-    route("DELETE", "/collections/{collection_name}/shards/{shard}/snapshots/{snapshot}", Need::Write, Lacking),
+    route("GET", "/collections/{collection_name}/shards/{shard}/snapshots/{snapshot}", Need::Read, Snapshots(F::Get(Of::Shard))),
+    route("DELETE", "/collections/{collection_name}/shards/{shard}/snapshots/{snapshot}", Need::Write, Snapshots(F::Delete(Of::Shard))),
 ];
 
 #[cfg(test)]

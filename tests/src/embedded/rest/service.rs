@@ -30,7 +30,7 @@ pub(super) fn run(page: Page, engine: &Arc<Engine>, ask: &Ask) -> OpResult<Reply
             "version": VERSION,
             "commit": "embedded",
         }))),
-        Page::Healthz => Ok(Reply::Text(StatusCode::OK, "healthz check passed")),
+        Page::Healthz => Ok(Reply::Text(StatusCode::OK, "healthz check passed".into())),
         Page::Readyz => Ok(readyz(engine)),
         Page::Cluster => Ok(Reply::Result(cluster(engine))),
         Page::Telemetry => Ok(Reply::Result(telemetry(engine, ask.number("details_level")?.unwrap_or(0)))),
@@ -43,9 +43,9 @@ pub(super) fn run(page: Page, engine: &Arc<Engine>, ask: &Ask) -> OpResult<Reply
 fn readyz(engine: &Engine) -> Reply {
     if engine.ready.load(Ordering::Relaxed) || engine.is_healthy() {
         engine.ready.store(true, Ordering::Relaxed);
-        Reply::Text(StatusCode::OK, "all shards are ready")
+        Reply::Text(StatusCode::OK, "all shards are ready".into())
     } else {
-        Reply::Text(StatusCode::SERVICE_UNAVAILABLE, "some shards are not ready")
+        Reply::Text(StatusCode::SERVICE_UNAVAILABLE, "some shards are not ready".into())
     }
 }
 
