@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,11 +21,13 @@ use serde_json::{Value, json};
 mod body;
 mod collections;
 mod describe;
+mod encoding;
 mod points;
 mod routes;
 mod service;
 mod snapshots;
 
+use self::encoding::Undecodable;
 use self::routes::{Need, Route, find};
 use super::auth::Access;
 use super::engine::Engine;
@@ -106,13 +109,20 @@ async fn respond(
         .map(|(name, value)| (name.to_owned(), percent_decode_str(value).decode_utf8_lossy().into_owned()))
         .collect();
     let limit = route.max_body();
-    let body = match Limited::new(request.into_body(), limit).collect().await {
+    let unreadable = |error: &dyn fmt::Display| {
+        let text = format!("Error that occur during reading payload: {error}.");
+        envelope(Err(OpError::new(Kind::Invalid, text)), began)
+    };
+    let (head, body) = request.into_parts();
+    let body = match Limited::new(body, limit).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => return too_large(limit, began),
-        Err(error) => {
-            let text = format!("Error that occur during reading payload: {error}.");
-            return envelope(Err(OpError::new(Kind::Invalid, text)), began);
-        }
+        Err(error) => return unreadable(&error),
+    };
+    let body = match encoding::plain(&head.headers, body, limit) {
+        Ok(body) => body,
+        Err(Undecodable::TooLarge) => return too_large(limit, began),
+        Err(Undecodable::Broken(error)) => return unreadable(&error),
     };
     envelope(route.run(engine, Ask { params, query, body }).await, began)
 }

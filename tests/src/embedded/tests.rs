@@ -578,6 +578,26 @@ async fn one_shard_is_read_where_it_lies() {
 }
 
 #[tokio::test]
+async fn compressed_bodies_are_understood() {
+    use std::io::Write;
+
+    let nodes = Nodes::start(23, 1).await;
+    nodes.create("c", 1, 1).await;
+    nodes.upsert(0, "c", 0..5).await;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(br#"{"points":[1,2,3]}"#).expect("memory");
+    let compressed = encoder.finish().expect("memory");
+    let send = async |body: Vec<u8>| {
+        let url = format!("http://{}:6333/collections/c/points/delete?wait=true", nodes.nodes[0].ip());
+        let request = http::Request::post(url).header("content-encoding", "gzip").body(Full::from(body));
+        nodes.http.request(request.expect("a request")).await.expect("an answer").status().as_u16()
+    };
+    assert_eq!(send(compressed).await, 200);
+    assert_eq!(send(b"{}".to_vec()).await, 400);
+    assert_eq!(nodes.ok(0, "POST", "/collections/c/points/count", json!({})).await["count"], 2);
+}
+
+#[tokio::test]
 async fn a_frozen_replica_holds_writes_up_until_it_counts_as_dead() {
     let nodes = Nodes::start(13, 3).await;
     nodes.create("c", 1, 3).await;
