@@ -1,7 +1,7 @@
 //! A cluster of Qdrant-like nodes inside the test process.
 //!
-//! Each node has its own loopback address and Qdrant's three ports, and looks to any client like Qdrant 1.18.3 in
-//! cluster mode: it answers on either protocol, splits and forwards what it does not hold, and replicates writes. What
+//! Each node has its own loopback address and Qdrant's three ports, and looks to any client like Qdrant in
+//! cluster mode, 1.18.3 unless another version is asked for: it answers on either protocol, splits and forwards what it does not hold, and replicates writes. What
 //! routing is measured by is real: nodes reach each other over TCP, every forwarded operation is one request there, and the
 //! receiving node counts it in `/telemetry` under Qdrant's name for it.
 //!
@@ -17,6 +17,7 @@
 //!
 //! A node can be killed, restarted elsewhere, frozen, slowed down and made to refuse: see [`EmbeddedNode`] and [`Fault`].
 
+mod affinity;
 mod auth;
 mod clock;
 mod consensus;
@@ -35,13 +36,12 @@ mod rest;
 mod ring;
 mod shard;
 mod telemetry;
+mod version;
 
 pub use self::consensus::{Consensus, Refused, ReplicaState, ReshardingDirection};
 pub use self::fault::Fault;
 pub use self::node::{EmbeddedNode, NodeOptions};
-
-/// The server whose behaviour is imitated.
-const VERSION: &str = "1.18.3";
+pub use self::version::DEFAULT_VERSION;
 
 #[cfg(test)]
 mod tests;

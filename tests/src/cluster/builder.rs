@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::node::{Backend, Condition, Place};
 use super::{Cluster, ClusterError, HEADLESS, Node, QDRANT_BIN, SERVICE};
 use crate::balancer::mix;
-use crate::embedded::{Consensus, EmbeddedNode, NodeOptions};
+use crate::embedded::{Consensus, DEFAULT_VERSION, EmbeddedNode, NodeOptions};
 use crate::real::{RealNode, RealOptions};
 use crate::{Balancer, Block, DnsServer, GRPC_PORT, P2P_PORT, REST_PORT};
 
@@ -28,6 +28,7 @@ pub struct ClusterBuilder {
     pub(super) api_key: Option<String>,
     pub(super) read_only_api_key: Option<String>,
     pub(super) binary: Option<PathBuf>,
+    version: Option<String>,
     seed: u64,
     pub(super) deadline: Duration,
 }
@@ -43,6 +44,7 @@ impl Default for ClusterBuilder {
             api_key: None,
             read_only_api_key: None,
             binary: std::env::var_os(QDRANT_BIN).filter(|path| !path.is_empty()).map(absolute),
+            version: None,
             seed: 1,
             deadline: DEADLINE,
         }
@@ -101,6 +103,14 @@ impl ClusterBuilder {
         self
     }
 
+    /// The version that embedded nodes show, and in what matters to routing have, instead of 1.18.3. For mixed versions
+    /// see [`Cluster::set_version`].
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
     /// What decides the balancer's choices.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -119,8 +129,11 @@ impl ClusterBuilder {
     ///
     /// # Errors
     ///
-    /// When addresses or ports are taken, a node does not come up, or the nodes do not find each other in time.
+    /// When addresses or ports are taken, a real server should be of another version, a node does not come up, or the nodes do not find each other in time.
     pub async fn start(self) -> Result<Cluster, ClusterError> {
+        if self.binary.is_some() && self.version.is_some() {
+            return Err(ClusterError::Unsupported { fault: "be of another version" });
+        }
         let block = if self.fixed_addresses { Block::fixed() } else { Block::claim() };
         let block = block.map_err(|source| ClusterError::Addresses { source })?;
         let dns = DnsServer::start(block.dns()).await.map_err(|source| ClusterError::Listen {
@@ -203,6 +216,7 @@ impl Cluster {
                     api_key: options.api_key.clone(),
                     read_only_api_key: options.read_only_api_key.clone(),
                     cluster_enabled: !options.standalone,
+                    version: options.version.clone().unwrap_or_else(|| DEFAULT_VERSION.to_owned()),
                 };
                 let node = EmbeddedNode::start(options, Arc::clone(&self.consensus)).await;
                 node.map(|node| Backend::Embedded(Box::new(node)))

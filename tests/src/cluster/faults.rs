@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::node::{Backend, Condition};
 use super::{Cluster, ClusterError, HEADLESS, Node};
-use crate::embedded::Fault;
+use crate::embedded::{EmbeddedNode, Fault};
 use crate::lock;
 
 impl Cluster {
@@ -109,6 +109,16 @@ impl Cluster {
         self.inject(i, "refuse connections", Fault::Refuse, Condition::Silent)
     }
 
+    /// Has node `i` be of another version from now on, as a rolling upgrade would. It stays so when healed.
+    ///
+    /// # Errors
+    ///
+    /// When it is a real server.
+    pub async fn set_version(&self, i: usize, version: &str) -> Result<(), ClusterError> {
+        self.embedded(i, "be of another version")?.set_version(version);
+        Ok(())
+    }
+
     /// Ends whatever fault node `i` shows, except death: that is [`Cluster::restart`].
     ///
     /// # Errors
@@ -145,12 +155,13 @@ impl Cluster {
         fault: Fault,
         then: Condition,
     ) -> Result<(), ClusterError> {
-        let node = self.node(i);
-        match &node.backend {
-            Backend::Embedded(embedded) => embedded.set_fault(Some(fault)),
-            Backend::Real(_) => return Err(ClusterError::Unsupported { fault: name }),
-        }
-        node.set_condition(then);
+        self.embedded(i, name)?.set_fault(Some(fault));
+        self.node(i).set_condition(then);
         Ok(())
+    }
+
+    /// Node `i`, for what no real server can be made to do.
+    fn embedded(&self, i: usize, name: &'static str) -> Result<&EmbeddedNode, ClusterError> {
+        self.node(i).embedded().ok_or(ClusterError::Unsupported { fault: name })
     }
 }

@@ -207,6 +207,18 @@ async fn a_server_that_ends_is_reported_with_its_log() {
     assert!(log.contains("option"), "{log}");
 }
 
+#[tokio::test]
+async fn versions_may_be_mixed() {
+    let cluster = Cluster::builder().embedded().nodes(2).version("1.19.0").start().await.expect("a cluster");
+    cluster.set_version(1, "1.18.3").await.expect("embedded");
+    for (node, version) in [(0, "1.19.0"), (1, "1.18.3")] {
+        assert_eq!(cluster.rest(node).get("/").await.expect("an answer")["version"], version);
+    }
+    let real =
+        Cluster::builder().real("/bin/sh").version("1.19.0").start().await.expect_err("not a real one");
+    assert!(matches!(real, ClusterError::Unsupported { .. }), "{real}");
+}
+
 /// What a suite may put into a task of its own.
 #[test]
 fn futures_can_be_spawned() {

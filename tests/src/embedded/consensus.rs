@@ -23,6 +23,7 @@ pub use self::collection::{ReplicaState, ReshardingDirection};
 
 use super::error::{OpError, OpResult};
 use super::shard::Storage;
+use super::version::Version;
 
 /// Consensus shared by the nodes of one embedded cluster.
 #[derive(Debug, Default)]
@@ -55,6 +56,7 @@ pub(crate) struct Peer {
     pub(crate) uri: String,
     pub(crate) address: SocketAddr,
     pub(crate) storage: Arc<Storage>,
+    pub(crate) version: Version,
     /// Whether it takes part in elections and transfers.
     pub(crate) alive: bool,
 }
@@ -160,10 +162,20 @@ impl Consensus {
     }
 
     /// Adds a peer, or notes its new address.
-    pub(crate) fn join(&self, id: u64, uri: String, address: SocketAddr, storage: &Arc<Storage>) {
+    pub(crate) fn join(
+        &self,
+        id: u64,
+        uri: String,
+        address: SocketAddr,
+        storage: &Arc<Storage>,
+        version: &Version,
+    ) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let known = state.peers.get(&id).is_some_and(|peer| peer.uri == uri && peer.address == address);
-        state.peers.insert(id, Peer { uri, address, storage: Arc::clone(storage), alive: true });
+        state.peers.insert(
+            id,
+            Peer { uri, address, storage: Arc::clone(storage), version: version.clone(), alive: true },
+        );
         if !known {
             state.commit += 1;
         }

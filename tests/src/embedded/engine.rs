@@ -19,6 +19,7 @@ pub(crate) use self::admin::{ClusterChange, CollectionPatch, NewShardKey};
 pub(crate) use self::snapshots::{Priority, Scope, no_shard};
 pub(crate) use self::view::ClusterView;
 
+use super::affinity::Affinity;
 use super::auth::Keys;
 use super::consensus::{Consensus, ReplicaState};
 use super::error::{OpError, OpResult};
@@ -27,6 +28,7 @@ use super::life::Life;
 use super::peer_rpc::{Ask, Call, PeerClient, Told};
 use super::shard::Storage;
 use super::telemetry::Telemetry;
+use super::version::Version;
 
 /// What an engine is made of.
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub(crate) struct EngineParts {
     pub(crate) consensus: Arc<Consensus>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) fault: FaultWatch,
+    pub(crate) version: Version,
     pub(crate) life: Life,
 }
 
@@ -49,6 +52,7 @@ pub(crate) struct Engine {
     pub(crate) consensus: Arc<Consensus>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) fault: FaultWatch,
+    pub(crate) version: Version,
     pub(crate) telemetry: Telemetry,
     pub(crate) started: (Instant, SystemTime),
     /// Set once the node has been ready.
@@ -67,7 +71,7 @@ struct Pending<'a>(&'a AtomicUsize);
 
 impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Arc<Self> {
-        let EngineParts { peer_id, cluster_enabled, keys, consensus, storage, fault, life } = parts;
+        let EngineParts { peer_id, cluster_enabled, keys, consensus, storage, fault, version, life } = parts;
         Arc::new(Self {
             peer_id,
             cluster_enabled,
@@ -78,6 +82,7 @@ impl Engine {
             started: (Instant::now(), SystemTime::now()),
             peers: PeerClient::new(life.clone(), fault.clone()),
             fault,
+            version,
             life,
             ready: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
@@ -123,6 +128,11 @@ impl Engine {
                 self.storage.shard(meta.uid, call.shard).read(&meta.schema, &read).map(Told::Answer)
             }
         }
+    }
+
+    /// The token of a read, where this version knows such a thing.
+    pub(crate) fn affinity(&self, token: Option<&[u8]>) -> Option<Affinity> {
+        token.filter(|_| self.version.has_affinity()).and_then(Affinity::from_token)
     }
 
     /// Calls the node that has `peer` as its id.

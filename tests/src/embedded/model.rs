@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::affinity::Affinity;
 use super::filter::Filter;
 
 /// A point id. The order is Qdrant's: numbers before UUIDs.
@@ -193,11 +194,12 @@ pub(crate) struct WriteParams {
 pub(crate) struct ReadParams {
     pub(crate) consistency: Consistency,
     pub(crate) timeout: Option<u64>,
+    pub(crate) affinity: Option<Affinity>,
 }
 
 impl Default for ReadParams {
     fn default() -> Self {
-        Self { consistency: Consistency::Factor(1), timeout: None }
+        Self { consistency: Consistency::Factor(1), timeout: None, affinity: None }
     }
 }
 

@@ -16,6 +16,7 @@ use super::fault::{Fault, FaultWatch};
 use super::life::Life;
 use super::listen::{Port, Speaks};
 use super::shard::{Storage, lock};
+use super::version::Version;
 use super::{grpc, peer_rpc, rest};
 
 /// How often a node looks for replicas to heal.
@@ -42,6 +43,8 @@ pub struct NodeOptions {
     pub read_only_api_key: Option<String>,
     /// Whether the node shows itself as part of a cluster.
     pub cluster_enabled: bool,
+    /// The version it shows, such as [`DEFAULT_VERSION`](super::DEFAULT_VERSION).
+    pub version: String,
 }
 
 /// A Qdrant-like node on its own loopback address.
@@ -51,6 +54,7 @@ pub struct EmbeddedNode {
     consensus: Arc<Consensus>,
     storage: Arc<Storage>,
     fault: watch::Sender<Option<Fault>>,
+    version: Version,
     /// The runtime of the node, for what is done to it from outside.
     runtime: Handle,
     process: tokio::sync::Mutex<Option<Process>>,
@@ -78,6 +82,7 @@ impl EmbeddedNode {
     pub async fn start(options: NodeOptions, consensus: Arc<Consensus>) -> io::Result<Self> {
         let (fault, _) = watch::channel(None);
         let node = Self {
+            version: Version::new(&options.version),
             options: Mutex::new(options),
             consensus,
             storage: Arc::default(),
@@ -98,6 +103,11 @@ impl EmbeddedNode {
     /// The address of all three ports.
     pub fn ip(&self) -> IpAddr {
         lock(&self.options).ip
+    }
+
+    /// Has the node show another version, and behave like it where it matters to routing, from now on.
+    pub fn set_version(&self, version: &str) {
+        self.version.set(version);
     }
 
     /// Ends the process as `kill -9` would: ports and connections close at once, storage stays. Returns when nothing
@@ -173,11 +183,12 @@ impl EmbeddedNode {
             consensus: Arc::clone(&self.consensus),
             storage: Arc::clone(&self.storage),
             fault: fault.clone(),
+            version: self.version.clone(),
             life: life.clone(),
         });
         let uri = format!("http://{}:{}/", options.uri_host, options.p2p_port);
         let address = SocketAddr::new(options.ip, options.p2p_port);
-        self.consensus.join(options.peer_id, uri, address, &self.storage);
+        self.consensus.join(options.peer_id, uri, address, &self.storage, &self.version);
 
         let rest = {
             let engine = Arc::clone(&engine);

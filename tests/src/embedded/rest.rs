@@ -29,6 +29,7 @@ mod snapshots;
 
 use self::encoding::Undecodable;
 use self::routes::{Need, Route, find};
+use super::affinity::{self, Affinity};
 use super::auth::Access;
 use super::engine::Engine;
 use super::error::{Kind, OpError, OpResult};
@@ -40,6 +41,7 @@ struct Ask {
     params: Vec<String>,
     query: HashMap<String, String>,
     body: Bytes,
+    affinity: Option<Affinity>,
 }
 
 /// What a handler answers.
@@ -124,7 +126,8 @@ async fn respond(
         Err(Undecodable::TooLarge) => return too_large(limit, began),
         Err(Undecodable::Broken(error)) => return unreadable(&error),
     };
-    envelope(route.run(engine, Ask { params, query, body }).await, began)
+    let affinity = engine.affinity(head.headers.get(affinity::HEADER).map(HeaderValue::as_bytes));
+    envelope(route.run(engine, Ask { params, query, body, affinity }).await, began)
 }
 
 /// Where the framework's own limit applies, so does its own answer.

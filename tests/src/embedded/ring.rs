@@ -12,6 +12,15 @@ use super::model::PointId;
 /// Ring positions given to each shard.
 const POINTS_PER_SHARD: u32 = 100;
 
+/// How ids are encoded before they are hashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Hashing {
+    #[default]
+    Stable,
+    /// 1.15.0 alone leaves out the length of a UUID.
+    Release1150,
+}
+
 /// A ring over a fixed set of shards.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ring {
@@ -29,8 +38,8 @@ impl Ring {
     }
 
     /// The shard that owns `id`, or nothing on an empty ring.
-    pub(crate) fn shard(&self, id: &PointId) -> Option<u32> {
-        let hash = id_hash(id);
+    pub(crate) fn shard(&self, id: &PointId, hashing: Hashing) -> Option<u32> {
+        let hash = id_hash(id, hashing);
         let at = self.nodes.partition_point(|(key, _)| *key < hash);
         self.nodes.get(at).or_else(|| self.nodes.first()).map(|(_, shard)| *shard)
     }
@@ -50,7 +59,7 @@ fn node_key(shard: u32, index: u32) -> u64 {
 }
 
 /// The encoding repeats what Rust's `Hash` derive once produced for the enum: variant, then for a UUID its length.
-fn id_hash(id: &PointId) -> u64 {
+fn id_hash(id: &PointId, hashing: Hashing) -> u64 {
     let mut bytes = Vec::with_capacity(32);
     match id {
         PointId::Num(number) => {
@@ -59,7 +68,9 @@ fn id_hash(id: &PointId) -> u64 {
         }
         PointId::Uuid(uuid) => {
             bytes.extend_from_slice(&1u64.to_le_bytes());
-            bytes.extend_from_slice(&16u64.to_le_bytes());
+            if hashing == Hashing::Stable {
+                bytes.extend_from_slice(&16u64.to_le_bytes());
+            }
             bytes.extend_from_slice(uuid.as_bytes());
         }
     }
@@ -108,23 +119,38 @@ mod tests {
             ("ffffffff-ffff-ffff-ffff-ffffffffffff", 0x5f73_7e6e_73a7_0ed3, [0, 0, 0, 0, 0, 4]),
         ];
         for (text, hash, shards) in table {
-            assert_eq!(id_hash(&id(text)), hash, "hash of {text}");
-            let found = rings.each_ref().map(|ring| ring.shard(&id(text)).expect("a shard"));
+            assert_eq!(id_hash(&id(text), Hashing::Stable), hash, "hash of {text}");
+            let found = rings.each_ref().map(|ring| ring.shard(&id(text), Hashing::Stable).expect("a shard"));
             assert_eq!(found, shards, "shards of {text}");
+        }
+    }
+
+    /// Computed with another implementation of SipHash.
+    #[test]
+    fn one_release_puts_uuids_elsewhere() {
+        let six = Ring::new(0..6);
+        for (text, hash, shard) in [
+            ("550e8400-e29b-41d4-a716-446655440000", 0xb217_b2fe_0927_7238, 1),
+            ("4072cda9-8ac6-46fa-9367-7372bc5e4798", 0xb96d_6741_be36_2d4d, 3),
+            ("ffffffff-ffff-ffff-ffff-ffffffffffff", 0x1f17_82db_8335_a71e, 4),
+            ("42", 0x54aa_b59a_e748_bab9, 1),
+        ] {
+            assert_eq!(id_hash(&id(text), Hashing::Release1150), hash, "hash of {text}");
+            assert_eq!(six.shard(&id(text), Hashing::Release1150), Some(shard), "shard of {text}");
         }
     }
 
     #[test]
     fn past_the_last_node_the_ring_wraps() {
-        assert_eq!(Ring::new(0..3).shard(&PointId::Num(53401)), Some(1));
-        assert_eq!(Ring::default().shard(&PointId::Num(1)), None);
+        assert_eq!(Ring::new(0..3).shard(&PointId::Num(53401), Hashing::Stable), Some(1));
+        assert_eq!(Ring::default().shard(&PointId::Num(1), Hashing::Stable), None);
     }
 
     #[test]
     fn a_fourth_shard_moves_a_quarter_of_the_points() {
         let (old, new) = (Ring::new(0..3), Ring::new(0..4));
-        let moved =
-            (0..10_000).filter(|n| old.shard(&PointId::Num(*n)) != new.shard(&PointId::Num(*n))).count();
+        let shard = |ring: &Ring, n: u64| ring.shard(&PointId::Num(n), Hashing::Stable);
+        let moved = (0..10_000).filter(|n| shard(&old, *n) != shard(&new, *n)).count();
         assert_eq!(moved, 2372);
     }
 }

@@ -41,6 +41,7 @@ impl Nodes {
                 api_key: None,
                 read_only_api_key: None,
                 cluster_enabled: true,
+                version: DEFAULT_VERSION.to_owned(),
             };
             adjust(&mut options);
             nodes.push(EmbeddedNode::start(options, Arc::clone(&consensus)).await.expect("a node"));
@@ -123,7 +124,7 @@ impl Nodes {
     /// A node that holds a replica of the shard of `id`, and one that does not, if there are such.
     fn holders(&self, name: &str, id: u64) -> (Option<usize>, Option<usize>) {
         let meta = self.consensus.collection(name).expect("a collection");
-        let shard = meta.rings[&None].shards(&model::PointId::Num(id))[0];
+        let shard = meta.rings[&None].shards(&model::PointId::Num(id), ring::Hashing::Stable)[0];
         let holds = |index: &usize| meta.shards[&shard].replicas.contains_key(&self.nodes[*index].peer_id());
         ((0..self.nodes.len()).find(holds), (0..self.nodes.len()).find(|index| !holds(index)))
     }
@@ -595,6 +596,79 @@ async fn compressed_bodies_are_understood() {
     assert_eq!(send(compressed).await, 200);
     assert_eq!(send(b"{}".to_vec()).await, 400);
     assert_eq!(nodes.ok(0, "POST", "/collections/c/points/count", json!({})).await["count"], 2);
+}
+
+#[tokio::test]
+async fn tokens_choose_replicas_from_1_19_on() {
+    const COUNT: &str = "/qdrant.PointsInternal/Count";
+    let nodes = Nodes::with(24, 3, |options| options.version = "1.19.0".to_owned()).await;
+    nodes.create("c", 1, 3).await;
+    let received = async |node: usize| {
+        let telemetry = nodes.ok(node, "GET", "/telemetry", json!({})).await;
+        telemetry["requests"]["grpc"]["responses"][COUNT]["0"]["count"].as_u64().unwrap_or(0)
+    };
+    for (node, token) in [(0, "user-42"), (1, "user-1"), (2, "abc"), (0, "abc")] {
+        let mut order = [1000, 1001, 1002];
+        affinity::Affinity::from_token(token.as_bytes()).expect("a token").order(&mut order);
+        let primary = (order[0] - 1000) as usize;
+        let before = (received(primary).await, nodes.internal(COUNT).await);
+        let url = format!("http://{}:6333/collections/c/points/count", nodes.nodes[node].ip());
+        let request = http::Request::post(url).header("x-qdrant-route-affinity", token);
+        let answer = nodes.http.request(request.body(Full::from("{}")).expect("a request")).await;
+        assert_eq!(answer.expect("an answer").status(), 200);
+
+        let mut request =
+            tonic::Request::new(pb::CountPoints { collection_name: "c".into(), ..Default::default() });
+        request.metadata_mut().insert("x-qdrant-route-affinity", token.parse().expect("a token"));
+        let channel =
+            tonic::transport::Endpoint::from_shared(format!("http://{}:6334", nodes.nodes[node].ip()));
+        let channel = channel.expect("an address").connect().await.expect("a connection");
+        pb::points_client::PointsClient::new(channel).count(request).await.expect("counted");
+        // Once over each protocol, and by nobody else.
+        let cost = if primary == node { 0 } else { 2 };
+        assert_eq!(received(primary).await - before.0, cost, "{token} at {node}");
+        assert_eq!(nodes.internal(COUNT).await - before.1, cost, "{token} at {node}");
+    }
+
+    for (index, node) in nodes.nodes.iter().enumerate() {
+        node.set_version("1.18.3");
+        let before = nodes.internal(COUNT).await;
+        let url = format!("http://{}:6333/collections/c/points/count", node.ip());
+        let request = http::Request::post(url).header("x-qdrant-route-affinity", "abc");
+        let answer = nodes.http.request(request.body(Full::from("{}")).expect("a request")).await;
+        assert_eq!(answer.expect("an answer").status(), 200);
+        assert_eq!(nodes.internal(COUNT).await, before, "node {index}");
+    }
+}
+
+#[tokio::test]
+async fn every_node_shows_its_own_version() {
+    let nodes = Nodes::start(25, 2).await;
+    nodes.nodes[1].set_version("1.19.0");
+    for (node, version) in [(0, DEFAULT_VERSION), (1, "1.19.0")] {
+        let (_, text) = nodes.raw(node, "GET", "/", None, "").await;
+        assert!(text.contains(&format!("\"version\":\"{version}\"")), "{text}");
+        assert_eq!(nodes.grpc(node).health_check().await.expect("health").version, version);
+        let telemetry = nodes.ok(node, "GET", "/telemetry?details_level=3", json!({})).await;
+        assert_eq!(telemetry["app"]["version"], version);
+        assert_eq!(telemetry["cluster"]["peer_metadata"]["1001"]["version"], "1.19.0");
+    }
+    nodes.nodes[1].restart().await.expect("restarted");
+    assert_eq!(nodes.grpc(1).health_check().await.expect("health").version, "1.19.0");
+}
+
+#[tokio::test]
+async fn one_release_stores_uuids_elsewhere() {
+    let nodes = Nodes::start(26, 1).await;
+    nodes.create("c", 12, 1).await;
+    let id = "550e8400-e29b-41d4-a716-446655440000";
+    for (version, shard) in [("1.15.0", 6), ("1.15.1", 1)] {
+        nodes.nodes[0].set_version(version);
+        let points = json!({ "points": [{ "id": id, "vector": [1, 1] }] });
+        nodes.ok(0, "PUT", "/collections/c/points?wait=true", points).await;
+        let path = format!("/collections/c/shards/{shard}/points");
+        assert_eq!(nodes.ok(0, "POST", &path, json!({ "ids": [id] })).await[0]["id"], id, "{version}");
+    }
 }
 
 #[tokio::test]

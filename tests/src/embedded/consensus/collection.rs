@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::super::error::{Kind, OpError, OpResult};
 use super::super::model::{KeySelector, PointId, ShardKey};
-use super::super::ring::Ring;
+use super::super::ring::{Hashing, Ring};
 use super::Schema;
 
 /// The state of one replica, under Qdrant's names.
@@ -127,9 +127,9 @@ impl ReplicaState {
 
 impl RingPair {
     /// The shards a write to `id` goes to: one, or two while resharding moves it.
-    pub(crate) fn shards(&self, id: &PointId) -> Vec<u32> {
-        let mut shards: Vec<u32> = self.old.shard(id).into_iter().collect();
-        if let Some(new) = self.new.as_ref().and_then(|ring| ring.shard(id))
+    pub(crate) fn shards(&self, id: &PointId, hashing: Hashing) -> Vec<u32> {
+        let mut shards: Vec<u32> = self.old.shard(id, hashing).into_iter().collect();
+        if let Some(new) = self.new.as_ref().and_then(|ring| ring.shard(id, hashing))
             && !shards.contains(&new)
         {
             shards.push(new);

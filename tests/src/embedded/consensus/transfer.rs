@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::super::error::{OpError, OpResult};
 use super::super::model::ShardKey;
+use super::super::ring::Hashing;
 use super::collection::{CollectionMeta, ReplicaState, ReshardingDirection, Transfer};
 use super::{Consensus, Refused};
 
@@ -120,7 +121,7 @@ impl Consensus {
                     if let Some(peer) = storages.get(peer) {
                         peer.storage
                             .shard(meta.uid, *target)
-                            .adopt(&donor, |id| ring.shard(id) == Some(*target));
+                            .adopt(&donor, |id| ring.shard(id, Hashing::Stable) == Some(*target));
                     }
                 }
             }
@@ -128,7 +129,9 @@ impl Consensus {
         for (id, shard) in &meta.shards {
             for peer in shard.replicas.keys().filter_map(|peer| storages.get(peer)) {
                 if &shard.key == key && *id != resharding.shard {
-                    peer.storage.shard(meta.uid, *id).retain(|point| ring.shard(point) == Some(*id));
+                    peer.storage
+                        .shard(meta.uid, *id)
+                        .retain(|point| ring.shard(point, Hashing::Stable) == Some(*id));
                 }
             }
         }

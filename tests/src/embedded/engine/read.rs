@@ -256,7 +256,7 @@ impl Engine {
     ) -> OpResult<Vec<(u32, Answer)>> {
         let shards = meta.select(keys)?;
         let asks = shards.into_iter().map(|shard| async move {
-            let mut answer = self.read_shard(meta, shard, read, params.consistency).await?;
+            let mut answer = self.read_shard(meta, shard, read, params).await?;
             if let (Answer::Records(records), Some(meta)) = (&mut answer, meta.shards.get(&shard)) {
                 for record in records {
                     record.shard_key.clone_from(&meta.key);
@@ -276,13 +276,14 @@ impl Engine {
     }
 
     /// Reads one shard: the local replica if it is readable, otherwise two remote ones at once, first answer wins.
-    /// Where several answers are required the first one stands for all of them.
+    /// Where several answers are required the first one stands for all of them. A client's token puts the replicas into
+    /// an order of its own, in which the local one has no preference and one is asked at first.
     async fn read_shard(
         &self,
         meta: &CollectionMeta,
         shard: u32,
         read: &Read,
-        consistency: Consistency,
+        params: ReadParams,
     ) -> OpResult<Answer> {
         let not_enough = || {
             OpError::service(format!(
@@ -292,22 +293,28 @@ impl Engine {
         };
         let replicas = meta.shards.get(&shard).ok_or_else(not_enough)?;
         let total = replicas.replicas.len().max(1);
-        let required = match consistency {
+        let required = match params.consistency {
             Consistency::All | Consistency::Majority => total,
             Consistency::Quorum => total / 2 + 1,
             Consistency::Factor(factor) => factor.clamp(1, total),
         };
-        let mut remote: Vec<u64> = replicas.readable().filter(|peer| *peer != self.peer_id).collect();
         let local = replicas.readable().any(|peer| peer == self.peer_id);
-        if remote.len() + usize::from(local) < required {
+        let mut order: Vec<u64> = replicas.readable().filter(|peer| *peer != self.peer_id).collect();
+        if order.len() + usize::from(local) < required {
             return Err(not_enough());
         }
-        self.shuffle(&mut remote);
+        self.shuffle(&mut order);
+        if local {
+            order.insert(0, self.peer_id);
+        }
+        if let Some(affinity) = params.affinity {
+            affinity.order(&mut order);
+        }
         let extra = match meta.read_fan_out_factor {
             Some(factor) => usize::try_from(factor).unwrap_or(usize::MAX),
-            None => usize::from(!local),
+            None => usize::from(!local && params.affinity.is_none()),
         };
-        let mut candidates = local.then_some(self.peer_id).into_iter().chain(remote);
+        let mut candidates = order.into_iter();
         let ask = |peer: u64| self.read_from(meta, peer, shard, read);
         let mut running: FuturesUnordered<_> =
             candidates.by_ref().take(required.saturating_add(extra)).map(ask).collect();

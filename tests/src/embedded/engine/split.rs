@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use super::super::consensus::CollectionMeta;
 use super::super::error::{OpError, OpResult};
 use super::super::model::{PointId, Selector, ShardKey, Update};
+use super::super::ring::Hashing;
 
 /// Splits a write over the shards of one key. Order within a part is kept, so the last of two equal ids wins.
 pub(super) fn split(
     meta: &CollectionMeta,
     key: Option<&ShardKey>,
     update: Update,
+    hashing: Hashing,
 ) -> OpResult<BTreeMap<u32, Update>> {
     let Some(ring) = meta.rings.get(&key.cloned()) else {
         return Err(match key {
@@ -18,7 +20,7 @@ pub(super) fn split(
             None => OpError::bad_input("Shard key not specified"),
         });
     };
-    let by_id = |id: &PointId| ring.shards(id);
+    let by_id = |id: &PointId| ring.shards(id, hashing);
     let everywhere = || meta.shards_of(key);
     let parts = match update {
         Update::Upsert { points, condition, mode } => deal(points, |point| by_id(&point.id))

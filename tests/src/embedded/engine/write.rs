@@ -60,7 +60,7 @@ impl Engine {
         // applied under another. A leader it is forwarded to works under this node's hold.
         let _open = meta.gate.read().await;
         let meta = &*self.consensus.collection(&meta.name)?;
-        let parts = split(meta, key.as_ref(), update)?;
+        let parts = split(meta, key.as_ref(), update, self.version.hashing())?;
         let total = parts.len();
         // A shard that is being filled may not have the point yet; the shard that gives it up reports what is missing.
         let filling = meta

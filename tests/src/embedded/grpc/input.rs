@@ -11,6 +11,7 @@ use qdrant_client::qdrant::vectors::VectorsOptions;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::super::affinity::Affinity;
 use super::super::error::{Kind, OpError, OpResult};
 use super::super::model::{
     Consistency, KeySelector, Ordering, Point, PointId, PointVectors, Query, QueryTarget, ReadParams,
@@ -147,6 +148,7 @@ pub(super) fn write_params(
 pub(super) fn read_params(
     consistency: Option<pb::ReadConsistency>,
     timeout: Option<u64>,
+    affinity: Option<Affinity>,
 ) -> OpResult<ReadParams> {
     use pb::read_consistency::Value as Given;
     let invalid = |text: String| OpError::new(Kind::Invalid, text);
@@ -163,7 +165,7 @@ pub(super) fn read_params(
             return Err(invalid(format!("Invalid read consistency type value: {other}")));
         }
     };
-    Ok(ReadParams { consistency, timeout })
+    Ok(ReadParams { consistency, timeout, affinity })
 }
 
 pub(super) fn update_mode(mode: Option<i32>) -> UpdateMode {

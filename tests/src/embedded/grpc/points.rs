@@ -6,6 +6,7 @@ use qdrant_client::qdrant as pb;
 use qdrant_client::qdrant::points_server::Points;
 use tonic::{Request, Response, Status};
 
+use super::super::affinity::{self, Affinity};
 use super::super::error::{OpError, OpResult};
 use super::super::model::{
     KeySelector, Query, Read, Scored, Update, UpdateResult, UpdateStatus, WithPayload, WriteParams,
@@ -26,6 +27,13 @@ impl Front {
         let keys = input::keys(keys)?;
         let result = self.engine.update(collection, update?, keys.as_ref(), params?).await?;
         Ok(written(result, began))
+    }
+
+    /// A read and the token that came with it.
+    fn open<T>(&self, request: Request<T>) -> (Option<Affinity>, T) {
+        let (metadata, _, message) = request.into_parts();
+        let token = metadata.get(affinity::HEADER).map(tonic::metadata::MetadataValue::as_bytes);
+        (self.engine.affinity(token), message)
     }
 
     /// Runs queries one way or the other.
@@ -221,7 +229,7 @@ impl Points for Front {
 
     async fn get(&self, request: Request<pb::GetPoints>) -> Answer<pb::GetResponse> {
         let began = Instant::now();
-        let request = request.into_inner();
+        let (affinity, request) = self.open(request);
         let keys = input::keys(request.shard_key_selector)?;
         let found = self
             .engine
@@ -231,7 +239,7 @@ impl Points for Front {
                 input::with_payload(request.with_payload, WithPayload::None),
                 input::with_vectors(request.with_vectors),
                 keys.as_ref(),
-                input::read_params(request.read_consistency, request.timeout)?,
+                input::read_params(request.read_consistency, request.timeout, affinity)?,
             )
             .await?;
         let result = found.into_iter().map(output::record).collect();
@@ -240,7 +248,7 @@ impl Points for Front {
 
     async fn scroll(&self, request: Request<pb::ScrollPoints>) -> Answer<pb::ScrollResponse> {
         let began = Instant::now();
-        let request = request.into_inner();
+        let (affinity, request) = self.open(request);
         if request.order_by.is_some() {
             return Err(OpError::lacking("order_by").into());
         }
@@ -252,7 +260,7 @@ impl Points for Front {
             with_vectors: input::with_vectors(request.with_vectors),
         };
         let keys = input::keys(request.shard_key_selector)?;
-        let params = input::read_params(request.read_consistency, request.timeout)?;
+        let params = input::read_params(request.read_consistency, request.timeout, affinity)?;
         let page = self.engine.scroll(&request.collection_name, read, keys.as_ref(), params).await?;
         Ok(Response::new(pb::ScrollResponse {
             next_page_offset: page.next.map(output::point_id),
@@ -264,9 +272,9 @@ impl Points for Front {
 
     async fn count(&self, request: Request<pb::CountPoints>) -> Answer<pb::CountResponse> {
         let began = Instant::now();
-        let request = request.into_inner();
+        let (affinity, request) = self.open(request);
         let keys = input::keys(request.shard_key_selector)?;
-        let params = input::read_params(request.read_consistency, request.timeout)?;
+        let params = input::read_params(request.read_consistency, request.timeout, affinity)?;
         let filter = filter::optional(request.filter)?;
         let count = self.engine.count(&request.collection_name, filter, keys.as_ref(), params).await?;
         Ok(Response::new(pb::CountResponse {
@@ -278,8 +286,8 @@ impl Points for Front {
 
     async fn query(&self, request: Request<pb::QueryPoints>) -> Answer<pb::QueryResponse> {
         let began = Instant::now();
-        let mut request = request.into_inner();
-        let params = input::read_params(request.read_consistency.take(), request.timeout);
+        let (affinity, mut request) = self.open(request);
+        let params = input::read_params(request.read_consistency.take(), request.timeout, affinity);
         let collection = request.collection_name.clone();
         let query = input::query(request).map(|query| vec![query]);
         let lists = self.queries(&collection, query, params, false).await?;
@@ -292,8 +300,8 @@ impl Points for Front {
 
     async fn query_batch(&self, request: Request<pb::QueryBatchPoints>) -> Answer<pb::QueryBatchResponse> {
         let began = Instant::now();
-        let request = request.into_inner();
-        let params = input::read_params(request.read_consistency, request.timeout);
+        let (affinity, request) = self.open(request);
+        let params = input::read_params(request.read_consistency, request.timeout, affinity);
         let queries = request.query_points.into_iter().map(input::query).collect();
         let lists = self.queries(&request.collection_name, queries, params, false).await?;
         Ok(Response::new(pb::QueryBatchResponse {
@@ -305,8 +313,8 @@ impl Points for Front {
 
     async fn search(&self, request: Request<pb::SearchPoints>) -> Answer<pb::SearchResponse> {
         let began = Instant::now();
-        let mut request = request.into_inner();
-        let params = input::read_params(request.read_consistency.take(), request.timeout);
+        let (affinity, mut request) = self.open(request);
+        let params = input::read_params(request.read_consistency.take(), request.timeout, affinity);
         let collection = request.collection_name.clone();
         let query = input::search(request).map(|query| vec![query]);
         let lists = self.queries(&collection, query, params, true).await?;
@@ -319,8 +327,8 @@ impl Points for Front {
 
     async fn search_batch(&self, request: Request<pb::SearchBatchPoints>) -> Answer<pb::SearchBatchResponse> {
         let began = Instant::now();
-        let request = request.into_inner();
-        let params = input::read_params(request.read_consistency, request.timeout);
+        let (affinity, request) = self.open(request);
+        let params = input::read_params(request.read_consistency, request.timeout, affinity);
         let queries = request.search_points.into_iter().map(input::search).collect();
         let lists = self.queries(&request.collection_name, queries, params, true).await?;
         Ok(Response::new(pb::SearchBatchResponse {
@@ -332,9 +340,9 @@ impl Points for Front {
 
     async fn facet(&self, request: Request<pb::FacetCounts>) -> Answer<pb::FacetResponse> {
         let began = Instant::now();
-        let request = request.into_inner();
+        let (affinity, request) = self.open(request);
         let keys = input::keys(request.shard_key_selector)?;
-        let params = input::read_params(request.read_consistency, request.timeout)?;
+        let params = input::read_params(request.read_consistency, request.timeout, affinity)?;
         let filter = filter::optional(request.filter)?;
         let limit = usize::try_from(request.limit.unwrap_or(10)).unwrap_or(usize::MAX);
         let hits = self

@@ -7,7 +7,6 @@ use qdrant_client::qdrant::qdrant_server::Qdrant;
 use qdrant_client::qdrant::snapshots_server::Snapshots;
 use tonic::{Request, Response, Status};
 
-use super::super::VERSION;
 use super::super::engine::Scope;
 use super::super::error::OpResult;
 use super::super::shard::SnapshotFile;
@@ -96,7 +95,7 @@ impl Qdrant for Front {
     async fn health_check(&self, _: Request<pb::HealthCheckRequest>) -> Answer<pb::HealthCheckReply> {
         Ok(Response::new(pb::HealthCheckReply {
             title: "qdrant - vector search engine".to_owned(),
-            version: VERSION.to_owned(),
+            version: self.engine.version.text(),
             commit: Some("embedded".to_owned()),
         }))
     }

@@ -50,7 +50,7 @@ impl Ask {
                 })?
             }
         };
-        Ok(ReadParams { consistency, timeout: self.number("timeout")? })
+        Ok(ReadParams { consistency, timeout: self.number("timeout")?, affinity: self.affinity })
     }
 }
 

@@ -444,7 +444,9 @@ fn one_shard(page: Page, engine: &Arc<Engine>, ask: &Ask) -> OpResult<Reply> {
             Some((expected, ring))
         }
     };
-    let keep = |id: &PointId| belongs.is_none_or(|(expected, ring)| ring.shards(id).contains(&expected));
+    let keep = |id: &PointId| {
+        belongs.is_none_or(|(expected, ring)| ring.shards(id, engine.version.hashing()).contains(&expected))
+    };
     let local = engine.storage.shard(meta.uid, id);
     let records = |read: &Read| match local.read(&meta.schema, read)? {
         Answer::Records(mut records) => {

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use super::super::clock;
 use super::super::engine::Engine;
 use super::super::error::{OpError, OpResult};
-use super::super::{VERSION, clock};
 use super::{Ask, Reply};
 
 /// The routes of this module.
@@ -27,7 +27,7 @@ pub(super) fn run(page: Page, engine: &Arc<Engine>, ask: &Ask) -> OpResult<Reply
     match page {
         Page::Root => Ok(Reply::Document(json!({
             "title": "qdrant - vector search engine",
-            "version": VERSION,
+            "version": engine.version.text(),
             "commit": "embedded",
         }))),
         Page::Healthz => Ok(Reply::Text(StatusCode::OK, "healthz check passed".into())),
@@ -119,8 +119,11 @@ fn telemetry(engine: &Engine, level: u64) -> Value {
                 cluster.insert("peers".to_owned(), Value::Object(peers));
             }
             if level >= 3 {
-                let versions: Map<String, Value> =
-                    state.peers.keys().map(|id| (id.to_string(), json!({ "version": VERSION }))).collect();
+                let versions: Map<String, Value> = state
+                    .peers
+                    .iter()
+                    .map(|(id, peer)| (id.to_string(), json!({ "version": peer.version.text() })))
+                    .collect();
                 cluster.insert("peer_metadata".to_owned(), Value::Object(versions));
             }
         }
@@ -145,7 +148,7 @@ fn telemetry(engine: &Engine, level: u64) -> Value {
     let count = engine.consensus.view(|state| state.collections.len());
     json!({
         "id": format!("embedded-{}", engine.peer_id),
-        "app": { "name": "qdrant", "version": VERSION, "startup": clock::format(engine.started.1) },
+        "app": { "name": "qdrant", "version": engine.version.text(), "startup": clock::format(engine.started.1) },
         "collections": { "number_of_collections": count, "collections": collections },
         "cluster": cluster,
         "requests": engine.telemetry.to_json(),
