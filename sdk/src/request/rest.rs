@@ -249,6 +249,30 @@ mod tests {
         }
     }
 
+    /// The paths of the OpenAPI document of Qdrant 1.18.3.
+    const OPENAPI: &str = include_str!("rest/openapi.txt");
+
+    #[test]
+    fn every_documented_path_is_known() {
+        let mut count = 0;
+        for line in OPENAPI.lines() {
+            let (method, path) = line.split_once(' ').expect("a method and a path");
+            let uri: String = path
+                .split('/')
+                .map(|segment| if segment.starts_with('{') { "17" } else { segment })
+                .collect::<Vec<_>>()
+                .join("/");
+            let call = of(&method.parse().expect("a method"), &uri);
+            assert_ne!(call.class, Class::Unknown, "{line}");
+            let names_collection = path.contains("{collection_name}");
+            assert_eq!(call.collection.as_deref(), names_collection.then_some("17"), "{line}");
+            assert_eq!(call.shard, path.contains("{shard_id}").then_some(17), "{line}");
+            assert_eq!(call.file.as_deref(), path.contains("{snapshot_name}").then_some("17"), "{line}");
+            count += 1;
+        }
+        assert_eq!(count, 75);
+    }
+
     #[test]
     fn slashes_are_normalised_as_qdrant_does() {
         for uri in ["/collections/c/points/", "//collections//c/points", "/collections/c/points?wait=true"] {

@@ -11,6 +11,7 @@ mod explain;
 mod failover;
 mod hops;
 mod keys;
+mod placement;
 mod python;
 mod snapshots;
 mod splits;
