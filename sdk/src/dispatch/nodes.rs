@@ -67,9 +67,10 @@ impl Dispatcher {
         let parts: Vec<PartReply> = answers.into_iter().map(|(part, ..)| part).collect();
         let reply = if class == Class::SnapshotList {
             let (mut reply, failed) = merge_lists(protocol, parts, took);
+            let count = failed.len();
             let missing: Vec<String> = failed.into_iter().map(|at| nodes[at].label()).collect();
             if let Ok(missing) = HeaderValue::from_str(&missing.join(","))
-                && !missing.is_empty()
+                && (1..nodes.len()).contains(&count)
             {
                 reply.headers.insert(MISSING, missing);
             }

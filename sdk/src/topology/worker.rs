@@ -51,7 +51,7 @@ const MAX_FOUND: usize = 10_000;
 /// Names that are remembered as absent.
 const MAX_ABSENT: usize = 1_000;
 
-/// The pause after a batch in which something could not be read.
+/// The pause before a collection that could not be read is asked for again.
 const FETCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the first requests wait for a node to be found.
@@ -167,8 +167,8 @@ struct Worker<A, O> {
     probing: BTreeSet<Address>,
     versioning: BTreeSet<Address>,
     fetching: bool,
-    /// After a failed batch, the next one is not started before this.
-    fetch_after: Instant,
+    /// Collections that could not be read, and when they may be asked for again.
+    unreadable: HashMap<String, Instant>,
     last_round: Instant,
 }
 
@@ -232,7 +232,7 @@ impl TopologyHandle {
             probing: BTreeSet::new(),
             versioning: BTreeSet::new(),
             fetching: false,
-            fetch_after: Instant::now(),
+            unreadable: HashMap::new(),
             last_round: Instant::now(),
         };
         let worker = AbortOnDrop::spawn(worker.run());
@@ -526,8 +526,11 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
 
     /// Starts to fetch what is wanted, from one of the nodes with the newest view, one batch at a time.
     fn start_fetch(&mut self) {
+        let now = Instant::now();
+        self.unreadable.retain(|_, until| *until > now);
+        self.shared.wanted.retain(|name, _| !self.unreadable.contains_key(name));
         let is_idle = self.shared.wanted.is_empty() || self.membership.freshest.is_empty();
-        if self.fetching || is_idle || Instant::now() < self.fetch_after {
+        if self.fetching || is_idle {
             return;
         }
         let Some(epoch) = self.epoch.filter(|&epoch| self.membership.epoch == Some(epoch)) else { return };
@@ -578,8 +581,10 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
     /// stale, so that it is asked for again while there is traffic, but not at every request.
     fn note_unreadable(&mut self, name: String, error: &ApiError) {
         tracing::warn!(collection = name, "placement unknown: {error}");
-        self.remember(name, Lookup::Absent(Epoch::default()));
-        self.fetch_after = Instant::now() + FETCH_PAUSE;
+        self.remember(name.clone(), Lookup::Absent(Epoch::default()));
+        if self.unreadable.len() < MAX_ABSENT {
+            self.unreadable.insert(name, Instant::now() + FETCH_PAUSE);
+        }
     }
 
     /// Stores a lookup unless a newer one is there, and keeps their number bounded.

@@ -79,7 +79,7 @@ async fn ask(client: &testkit::Rest, (method, path, body): &(Method, &str, Strin
 }
 
 /// Status, headers and body, without what differs between any two answers of one node.
-fn essence(response: &Response<Bytes>) -> (u16, Vec<(String, String)>, Value) {
+pub(crate) fn essence(response: &Response<Bytes>) -> (u16, Vec<(String, String)>, Value) {
     let volatile = ["date", "content-length", "vary"];
     let headers = |headers: &HeaderMap| {
         let mut headers: Vec<_> = headers
@@ -98,7 +98,7 @@ fn essence(response: &Response<Bytes>) -> (u16, Vec<(String, String)>, Value) {
     (response.status().as_u16(), headers(response.headers()), body)
 }
 
-async fn filled() -> Bed {
+pub(crate) async fn filled() -> Bed {
     let bed = Bed::new().await;
     bed.collection("books", json!({ "shard_number": 6, "replication_factor": 2 })).await;
     let rest = bed.rest();
@@ -114,7 +114,7 @@ async fn filled() -> Bed {
 
 /// Asserts that `routed` answers as some node does. Where an error comes from a shard, its text depends
 /// on which shard's answer reached the coordinator first, so a node is asked more than once.
-async fn assert_as_a_node<T: PartialEq + std::fmt::Debug>(
+pub(crate) async fn assert_as_a_node<T: PartialEq + std::fmt::Debug>(
     what: &str,
     nodes: usize,
     mut direct: impl AsyncFnMut(usize) -> T,
@@ -192,7 +192,7 @@ async fn rest_writes_answer_as_a_node_does() {
     }
 }
 
-fn strip_operation_ids(value: &mut Value) {
+pub(crate) fn strip_operation_ids(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.remove("operation_id");

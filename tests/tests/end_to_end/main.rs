@@ -4,6 +4,7 @@
 
 mod bed;
 mod clients;
+mod corpus;
 mod direct;
 mod discovery;
 mod equality;
