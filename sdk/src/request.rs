@@ -16,6 +16,8 @@ use crate::topology::{Collection, PeerId, PointId, ShardId, ShardKey, WriteOrder
 mod affinity;
 mod body;
 mod encoding;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod grpc;
 mod json;
 mod protobuf;

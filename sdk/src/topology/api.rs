@@ -16,6 +16,8 @@ use hyper_util::{
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, de::DeserializeOwned};
 
+mod grpc;
+
 use super::{
     Address, Collection, Epoch, PeerId, Version,
     collection::{ClusterInfo, CollectionInfo},
@@ -234,7 +236,17 @@ impl ClusterApi for HttpApi {
         epoch: Epoch,
     ) -> Result<Option<Collection>, ApiError> {
         let path = format!("/collections/{}", utf8_percent_encode(collection, NON_ALPHANUMERIC));
-        let placement = self.get::<ClusterInfo>(address, &format!("{path}/cluster")).await?;
+        let placement = match self.get::<ClusterInfo>(address, &format!("{path}/cluster")).await {
+            // What REST does not tell, gRPC may: it has the same document.
+            Err(error @ ApiError::Unexpected { .. }) => {
+                let info = grpc::cluster_info(address, collection, self.key.as_ref(), self.tls.as_ref());
+                match tokio::time::timeout(ANSWER_TIMEOUT, info).await {
+                    Ok(Ok(placement)) => placement,
+                    Ok(Err(_)) | Err(_) => return Err(error),
+                }
+            }
+            outcome => outcome?,
+        };
         let Some(placement) = placement else { return Ok(None) };
         let mut collection = placement.into_collection(epoch);
         // Unlike the placement, the settings come from all shards, some of which may be away.

@@ -167,37 +167,42 @@ impl Collection {
 /// `result` of `GET /collections/{c}/cluster`.
 #[derive(Debug, Deserialize)]
 pub(super) struct ClusterInfo {
-    peer_id: PeerId,
+    pub(super) peer_id: PeerId,
     #[serde(default)]
-    local_shards: Vec<LocalShard>,
+    pub(super) local_shards: Vec<LocalShard>,
     #[serde(default)]
-    remote_shards: Vec<RemoteShard>,
+    pub(super) remote_shards: Vec<RemoteShard>,
+    /// Their number is all that matters.
+    #[serde(default, rename = "shard_transfers", deserialize_with = "count")]
+    pub(super) transfers: usize,
     #[serde(default)]
-    shard_transfers: Vec<serde::de::IgnoredAny>,
-    #[serde(default)]
-    resharding_operations: Option<Vec<ReshardingInfo>>,
+    pub(super) resharding_operations: Option<Vec<ReshardingInfo>>,
+}
+
+fn count<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    Vec::<serde::de::IgnoredAny>::deserialize(deserializer).map(|list| list.len())
 }
 
 #[derive(Debug, Deserialize)]
-struct LocalShard {
-    shard_id: ShardId,
-    shard_key: Option<ShardKey>,
-    state: ReplicaState,
+pub(super) struct LocalShard {
+    pub(super) shard_id: ShardId,
+    pub(super) shard_key: Option<ShardKey>,
+    pub(super) state: ReplicaState,
 }
 
 #[derive(Debug, Deserialize)]
-struct RemoteShard {
-    shard_id: ShardId,
-    shard_key: Option<ShardKey>,
-    peer_id: PeerId,
-    state: ReplicaState,
+pub(super) struct RemoteShard {
+    pub(super) shard_id: ShardId,
+    pub(super) shard_key: Option<ShardKey>,
+    pub(super) peer_id: PeerId,
+    pub(super) state: ReplicaState,
 }
 
 #[derive(Debug, Deserialize)]
-struct ReshardingInfo {
+pub(super) struct ReshardingInfo {
     #[serde(default)]
-    direction: String,
-    shard_id: ShardId,
+    pub(super) direction: String,
+    pub(super) shard_id: ShardId,
 }
 
 /// What matters of `result` of `GET /collections/{c}`.
@@ -264,7 +269,7 @@ impl ClusterInfo {
                 },
                 shard: info.shard_id,
             });
-        Collection::new(epoch, shards, resharding, self.shard_transfers.len())
+        Collection::new(epoch, shards, resharding, self.transfers)
     }
 }
 
