@@ -4,10 +4,12 @@
 //! once with a slow answer and decays slowly, so that a node that stalls is noticed by the next
 //! request rather than by the hundredth.
 //!
-//! Health here is one bit. A failed connection takes a node out, and the topology's own probe, not a
-//! client's request, brings it back. This module does not know what a shard is.
+//! Health here is one bit. A failed connection, or silence while requests wait, takes a node out, and the
+//! topology's own probe, not a client's request, brings it back. This module does not know what a shard
+//! is.
 
 use std::{
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -16,12 +18,16 @@ use std::{
 };
 
 use dashmap::DashMap;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
+
+use self::latency::Latencies;
 
 use crate::{
     route::Conditions,
     topology::{Address, Observer},
 };
+
+mod latency;
 
 /// The weight of a past answer falls to a third in this time.
 const DECAY: Duration = Duration::from_secs(10);
@@ -33,13 +39,20 @@ const FIRST_GUESS: Duration = Duration::from_millis(1);
 #[derive(Debug, Default)]
 pub struct Balance {
     nodes: DashMap<Address, Arc<NodeState>>,
+    reads: Latencies,
 }
 
 /// Load and health of one address.
 #[derive(Debug)]
 struct NodeState {
     in_flight: AtomicUsize,
+    /// Those of them whose answer has not begun.
+    waiting: AtomicUsize,
+    /// When it last gave a sign of life, or was first asked for one.
+    heard_at: AtomicU64,
     ejected: AtomicBool,
+    /// Tells those that wait that it hangs.
+    hung: Arc<Notify>,
     latency: PeakEwma,
 }
 
@@ -48,6 +61,7 @@ struct NodeState {
 pub(crate) struct InFlight {
     node: Arc<NodeState>,
     sent_at: Instant,
+    is_waiting: AtomicBool,
 }
 
 /// A moving average in microseconds that jumps up and decays down.
@@ -67,7 +81,51 @@ impl Balance {
     pub(crate) fn start(&self, address: Address) -> InFlight {
         let node = self.node(address);
         node.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight { node, sent_at: Instant::now() }
+        if node.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
+            node.hear();
+        }
+        InFlight { node, sent_at: Instant::now(), is_waiting: AtomicBool::new(true) }
+    }
+
+    /// Notes how long a read took, for the hedges of others.
+    pub(crate) fn observe_read(&self, took: Duration) {
+        self.reads.observe(took);
+    }
+
+    /// The time within which 95 of 100 recent reads were answered, once that can be told.
+    pub(crate) fn p95(&self) -> Option<Duration> {
+        self.reads.p95()
+    }
+
+    /// Brings what is computed from time to time up to date.
+    pub(crate) fn settle(&self) {
+        self.reads.settle();
+    }
+
+    /// The addresses that have given no sign of life for `silence`, though requests wait there.
+    pub(crate) fn silent(&self, silence: Duration) -> Vec<Address> {
+        let is_silent = |node: &NodeState| {
+            node.waiting.load(Ordering::Relaxed) > 0
+                && !node.ejected.load(Ordering::Relaxed)
+                && node.silence() >= silence
+        };
+        self.nodes.iter().filter(|entry| is_silent(entry.value())).map(|entry| *entry.key()).collect()
+    }
+
+    /// Notes a sign of life from `address`.
+    pub(crate) fn hear(&self, address: Address) {
+        if let Some(node) = self.nodes.get(&address) {
+            node.hear();
+        }
+    }
+
+    /// Takes `address` out because it hangs, and tells the requests that wait there.
+    pub(crate) fn give_up(&self, address: Address) {
+        let node = self.node(address);
+        if !node.ejected.swap(true, Ordering::Relaxed) {
+            tracing::info!(%address, "taken out: it does not answer");
+        }
+        node.hung.notify_waiters();
     }
 
     /// Takes `address` out until the topology's probe has reached it again.
@@ -128,23 +186,53 @@ impl NodeState {
     fn new() -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            heard_at: AtomicU64::new(0),
+            hung: Arc::default(),
             ejected: AtomicBool::new(false),
             latency: PeakEwma::new(FIRST_GUESS),
         }
+    }
+
+    fn hear(&self) {
+        self.heard_at.store(self.latency.clock(), Ordering::Relaxed);
+    }
+
+    fn silence(&self) -> Duration {
+        let since = self.heard_at.load(Ordering::Relaxed);
+        Duration::from_micros(self.latency.clock().saturating_sub(since))
     }
 }
 
 // === impl InFlight ===
 
 impl InFlight {
-    /// Notes that the head of the answer has come.
-    pub(crate) fn answered(&self) {
-        self.node.latency.observe(self.sent_at.elapsed());
+    /// Takes the time until now as the latency of the node.
+    pub(crate) fn answered(&self) -> Duration {
+        let took = self.sent_at.elapsed();
+        self.node.latency.observe(took);
+        took
+    }
+
+    /// Notes that the wait is over: an answer has begun, or never will.
+    pub(crate) fn heard(&self) {
+        if self.is_waiting.swap(false, Ordering::Relaxed) {
+            self.node.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.node.hear();
+        }
+    }
+
+    /// Resolves when the node turns out to hang.
+    pub(crate) fn hung(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.node.hung.clone().notified_owned()
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if *self.is_waiting.get_mut() {
+            self.node.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
         self.node.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

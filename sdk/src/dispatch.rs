@@ -1,43 +1,80 @@
 //! Sends a request until somebody answers it, or until trying again would not be safe.
 //!
 //! Each attempt asks [`plan`] again, without the nodes already tried. Whether a failed attempt may be
-//! repeated is decided by [`may_repeat`], a pure function of what the request does and of what is
-//! known about the failure.
+//! repeated is decided by [`Repeatable`], a pure function of what the request does and of what is
+//! known about the failure. Repeats and hedges are paid from one budget, so that a cluster in trouble is
+//! not asked more than it was.
 
-use std::sync::Arc;
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response, request::Parts};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
+use tower::retry::budget::{Budget, TpsBudget};
 
 use crate::{
     balance::{Balance, InFlight},
     dice::Dice,
     discovery::DiscoveryHandle,
-    request::{Action, Body, Class, Intent, Protocol, Repeat},
+    request::{Body, Class, Intent, Protocol, Repeat},
     route::{Conditions, Local, Plan, Reason, Target, plan},
-    topology::{Address, Change, Collection, PeerId, Topology, TopologyHandle, WriteOrdering},
-    transport::{Sent, Transport},
+    topology::{Address, Change, Collection, PeerId, Topology, TopologyHandle},
+    transport::{SendError, Sent, Transport},
 };
 
+mod attempt;
 mod direct;
 mod explain;
 mod merge;
 mod nodes;
 mod parts;
 mod refusal;
+mod repeat;
+mod watch;
 
+pub use self::repeat::RetryWrites;
+use self::{
+    attempt::{Answered, Attempt},
+    repeat::{Repeatable, asks_for_another},
+};
 pub(crate) use self::{
     direct::DirectAnswer,
     merge::{Reply, sum_usage},
     nodes::{Credentials, Gathered},
     parts::Merged,
     refusal::{Failure, refuse},
+    watch::watch,
 };
 
 /// Attempts per request: every copy of a shard in a common cluster, and the Service.
 const MAX_ATTEMPTS: usize = 4;
+
+/// Repeats and hedges together are at most this share of the requests of the last ten seconds, and
+/// always as many as this a second.
+const BUDGET_SHARE: f32 = 0.2;
+const BUDGET_PER_SECOND: u32 = 5;
+const BUDGET_TIME: Duration = Duration::from_secs(10);
+
+/// A read is hedged after the time within which 95 of 100 are answered and a little more, within bounds.
+const HEDGE_MARGIN: f64 = 1.25;
+const HEDGE_SOONEST: Duration = Duration::from_millis(5);
+const HEDGE_LATEST: Duration = Duration::from_millis(500);
+
+/// As long as that time is not known.
+const HEDGE_DEFAULT: Duration = Duration::from_millis(100);
+
+/// What a router may spend on repeats and hedges.
+pub(crate) fn budget() -> TpsBudget {
+    TpsBudget::new(BUDGET_TIME, BUDGET_PER_SECOND, BUDGET_SHARE)
+}
 
 /// What carries requests to nodes.
 #[derive(Debug)]
@@ -49,6 +86,10 @@ pub(crate) struct Dispatcher {
     pub(crate) dice: Arc<Dice>,
     /// Whether points are read by id from the shards that own them.
     pub(crate) direct_point_reads: bool,
+    /// What repeats and hedges are paid from.
+    pub(crate) budget: TpsBudget,
+    /// How many reads were sent to a second node because the first was slow.
+    pub(crate) hedges: AtomicU64,
 }
 
 /// A request that knows what it asks for.
@@ -57,6 +98,7 @@ pub(crate) struct Job {
     pub(crate) protocol: Protocol,
     pub(crate) class: Class,
     pub(crate) repeat: Repeat,
+    pub(crate) retry_writes: RetryWrites,
     pub(crate) placement: Placement,
     /// The collection that it names, if any.
     pub(crate) collection: Option<String>,
@@ -119,33 +161,59 @@ impl Job {
 impl Dispatcher {
     /// Sends the request to the node that `plan` names, and on to others while that is safe.
     pub(crate) async fn send(&self, job: &mut Job) -> Result<Answer, Failure> {
-        let repeatable = Repeatable::of(job.repeat, &job.placement);
+        self.budget.deposit();
+        let repeatable = Repeatable::of(job.repeat, &job.placement, job.retry_writes);
         let change = self.topology.change();
-        let conditions = Now::of(self, &change, &job.snapshot, job.collection.as_deref());
+        let snapshot = job.snapshot.clone();
+        let conditions = Now::of(self, &change, &snapshot, job.collection.as_deref());
         let mut tried = job.excluded();
         let excluded = tried.len();
         let mut failures = Vec::new();
         let mut unknown_outcomes = 0;
+        // An answer that asks for another node, for when no other has a better one.
+        let mut poor: Option<Answer> = None;
         while tried.len() - excluded < MAX_ATTEMPTS {
-            let Some(plan) = plan(job.target(), &job.snapshot, &conditions, &tried, self.dice.throw()) else {
+            let Some(plan) = plan(job.target(), &snapshot, &conditions, &tried, self.dice.throw()) else {
                 break;
             };
-            let body = match &mut job.body {
-                Body::Full(bytes) => Body::Full(bytes.clone()),
-                Body::Stream(_) => std::mem::replace(&mut job.body, Body::Full(Bytes::new())),
-            };
-            let can_send_again = matches!(body, Body::Full(_));
-            let in_flight = self.balance.start(plan.address);
-            let request = Request::from_parts(job.head.clone(), body);
-            let error = match self.transport.send(plan.address, job.protocol, request).await {
-                Ok(response) => {
-                    // Reads alone compare: a snapshot takes long, and a quick error is no merit.
-                    if job.class == Class::Read && !response.status().is_server_error() {
-                        in_flight.answered();
-                    }
-                    return Ok(Answer { response, plan, attempts: tried.len() - excluded + 1, in_flight });
+            // The first sending is free, and so is another one of what no node has seen.
+            if unknown_outcomes > 0 && !self.budget.withdraw() {
+                break;
+            }
+            let can_send_again = matches!(job.body, Body::Full(_));
+            let outcome = match self.start(job, plan) {
+                Ok(attempt) if plan.can_hedge && can_send_again && tried.len() == excluded => {
+                    self.hedged(job, attempt, &conditions, &mut tried).await
                 }
-                Err(error) => error,
+                Ok(attempt) => {
+                    let plan = attempt.plan;
+                    (plan, attempt.await)
+                }
+                Err(error) => (plan, Err(error)),
+            };
+            let (plan, error) = match outcome {
+                (plan, Ok((response, in_flight))) => {
+                    let attempts = tried.len() - excluded + 1;
+                    let answer = Answer { response, plan, attempts, in_flight };
+                    let is_poor = repeatable == Repeatable::Freely
+                        && can_send_again
+                        && !matches!(job.placement, Placement::Local(_))
+                        && asks_for_another(job.protocol, &answer.response);
+                    if !is_poor {
+                        // Reads alone compare: a snapshot takes long, and a quick error is no merit.
+                        if job.class == Class::Read && !answer.response.status().is_server_error() {
+                            self.balance.observe_read(answer.in_flight.answered());
+                        }
+                        return Ok(answer);
+                    }
+                    tracing::debug!(address = %plan.address, status = %answer.response.status(), "asks for another node");
+                    tried.push(plan.address);
+                    unknown_outcomes += 1;
+                    poor.get_or_insert(answer);
+                    self.topology.refresh();
+                    continue;
+                }
+                (plan, Err(error)) => (plan, error),
             };
             tracing::debug!(address = %plan.address, sent = ?error.sent, "attempt failed: {}", error.reason);
             if error.no_connection {
@@ -158,18 +226,74 @@ impl Dispatcher {
             if error.sent == Sent::Unknown {
                 unknown_outcomes += 1;
             }
-            if !can_send_again || !may_repeat(repeatable, error.sent, unknown_outcomes) {
-                return Err(Failure::Broken {
-                    attempts: failures,
-                    sent: outcome(repeatable, unknown_outcomes),
-                });
+            if !can_send_again || !repeatable.allows(error.sent, unknown_outcomes) {
+                break;
             }
+        }
+        if let Some(answer) = poor {
+            return Ok(Answer { attempts: tried.len() - excluded, ..answer });
         }
         Err(if failures.is_empty() {
             Failure::NoNode { problems: self.topology.problems().iter().map(ToString::to_string).collect() }
         } else {
-            Failure::Broken { attempts: failures, sent: outcome(repeatable, unknown_outcomes) }
+            Failure::Broken { attempts: failures, sent: repeatable.outcome(unknown_outcomes) }
         })
+    }
+
+    /// Sends `job` where `plan` says.
+    fn start(&self, job: &mut Job, plan: Plan) -> Result<Attempt, SendError> {
+        let body = match &mut job.body {
+            Body::Full(bytes) => Body::Full(bytes.clone()),
+            Body::Stream(_) => std::mem::replace(&mut job.body, Body::Full(Bytes::new())),
+        };
+        let is_repeatable = matches!(body, Body::Full(_));
+        let request = Request::from_parts(job.head.clone(), body);
+        let exchange = self.transport.send(plan.address, job.protocol, request)?;
+        Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable))
+    }
+
+    /// Waits for `first`; when that takes longer than reads usually do, asks another node too. The first
+    /// answer wins, and the other attempt ends by itself.
+    async fn hedged(
+        &self,
+        job: &mut Job,
+        first: Attempt,
+        conditions: &Now<'_>,
+        tried: &mut SmallVec<[Address; MAX_ATTEMPTS]>,
+    ) -> (Plan, Result<Answered, SendError>) {
+        let first_plan = first.plan;
+        let mut first = pin!(first);
+        let usual = self.balance.p95().map_or(HEDGE_DEFAULT, |p95| p95.mul_f64(HEDGE_MARGIN));
+        let delay = usual.clamp(HEDGE_SOONEST, HEDGE_LATEST);
+        if let Ok(outcome) = tokio::time::timeout(delay, &mut first).await {
+            return (first_plan, outcome);
+        }
+        let mut others = tried.clone();
+        others.push(first_plan.address);
+        let other = plan(job.target(), &job.snapshot, conditions, &others, self.dice.throw())
+            .filter(|other| other.can_hedge && other.expected_rpcs <= first_plan.expected_rpcs);
+        let second = match other {
+            Some(other) if self.budget.withdraw() => self.start(job, other).ok(),
+            _ => None,
+        };
+        let Some(second) = second else { return (first_plan, first.await) };
+        self.hedges.fetch_add(1, Ordering::Relaxed);
+        let second_plan = second.plan;
+        let mut second = pin!(second);
+        // A failure of one leaves the other; what counts against a node is told by the caller.
+        let (plan, outcome, loser) = tokio::select! {
+            outcome = &mut first => (first_plan, outcome, second_plan),
+            outcome = &mut second => (second_plan, outcome, first_plan),
+        };
+        tried.push(loser.address);
+        if outcome.is_ok() {
+            return (plan, outcome);
+        }
+        let other = match plan.address == first_plan.address {
+            true => second.await,
+            false => first.await,
+        };
+        (loser, other)
     }
 }
 
@@ -204,94 +328,5 @@ impl Conditions for Now<'_> {
 
     fn is_current(&self, address: Address) -> bool {
         self.change.is_none_or(|change| change.is_applied_by(address, self.snapshot))
-    }
-}
-
-/// What repeating a request would do if the first attempt had been processed after all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Repeatable {
-    /// Nothing.
-    Freely,
-    /// The same effect again; other writers may see it twice. Qdrant's own client repeats these once.
-    Once,
-    /// Something else than was asked.
-    Never,
-}
-
-// === impl Repeatable ===
-
-impl Repeatable {
-    fn of(repeat: Repeat, placement: &Placement) -> Self {
-        match (repeat, placement) {
-            (Repeat::Safe, _) => Self::Freely,
-            (
-                Repeat::Idempotent,
-                Placement::Points(_, Intent { action: Action::Write(WriteOrdering::Weak), .. }),
-            ) => Self::Once,
-            (Repeat::Idempotent | Repeat::Verify | Repeat::Never, _) => Self::Never,
-        }
-    }
-}
-
-/// What is known of a request that no attempt got an answer to. What changes nothing has changed
-/// nothing, processed or not.
-fn outcome(repeatable: Repeatable, unknown_outcomes: usize) -> Sent {
-    match repeatable {
-        Repeatable::Once | Repeatable::Never if unknown_outcomes > 0 => Sent::Unknown,
-        Repeatable::Freely | Repeatable::Once | Repeatable::Never => Sent::No,
-    }
-}
-
-/// Whether a request may be sent to another node after an attempt failed; `unknown_outcomes` counts
-/// the attempts so far, this one included, that may have been processed.
-fn may_repeat(repeatable: Repeatable, sent: Sent, unknown_outcomes: usize) -> bool {
-    match (sent, repeatable) {
-        (Sent::No, _) | (Sent::Unknown, Repeatable::Freely) => true,
-        (Sent::Unknown, Repeatable::Once) => unknown_outcomes <= 1,
-        (Sent::Unknown, Repeatable::Never) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use smallvec::smallvec;
-
-    use super::*;
-    use crate::{request::Scope, topology::Epoch};
-
-    fn write(ordering: WriteOrdering) -> Placement {
-        let collection = Collection::new(Epoch::default(), Vec::new(), None, 0);
-        let intent =
-            Intent { action: Action::Write(ordering), scopes: smallvec![Scope::EVERYTHING], affinity: None };
-        Placement::Points(Arc::new(collection), intent)
-    }
-
-    #[test]
-    fn what_was_not_processed_may_always_go_elsewhere() {
-        for repeatable in [Repeatable::Freely, Repeatable::Once, Repeatable::Never] {
-            assert!(may_repeat(repeatable, Sent::No, 0));
-        }
-    }
-
-    #[test]
-    fn what_may_have_been_processed_is_repeated_where_that_does_no_harm() {
-        let class = || Placement::Class { not: None };
-        let opaque = || Placement::Opaque(Reason::UnknownCollection);
-        for (repeat, placement, first, second) in [
-            (Repeat::Safe, opaque(), true, true),
-            (Repeat::Safe, class(), true, true),
-            (Repeat::Idempotent, write(WriteOrdering::Weak), true, false),
-            (Repeat::Idempotent, write(WriteOrdering::Medium), false, false),
-            (Repeat::Idempotent, write(WriteOrdering::Strong), false, false),
-            (Repeat::Idempotent, opaque(), false, false),
-            (Repeat::Idempotent, class(), false, false),
-            (Repeat::Verify, class(), false, false),
-            (Repeat::Never, class(), false, false),
-        ] {
-            let repeatable = Repeatable::of(repeat, &placement);
-            let verdicts =
-                (may_repeat(repeatable, Sent::Unknown, 1), may_repeat(repeatable, Sent::Unknown, 2));
-            assert_eq!(verdicts, (first, second), "{repeat:?} {placement:?}");
-        }
     }
 }

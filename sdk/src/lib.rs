@@ -35,5 +35,6 @@ pub use self::{
     balance::Balance,
     client::{Progress, Qdrant, QdrantBuilder},
     connect::{Tls, TlsError},
+    dispatch::RetryWrites,
     service::{BuildError, ExplainError, Question, ResponseBody, Routed, Router, RouterBuilder, TlsOptions},
 };

@@ -16,7 +16,7 @@ use crate::{
     balance::Balance,
     dispatch::{
         Answer, Credentials, DirectAnswer, Dispatcher, Failure, Gathered, Job, Merged, Placement, Reply,
-        refuse,
+        RetryWrites, refuse,
     },
     request::{BoxError, Call, Class, Protocol},
     route::{Plan, Reason},
@@ -37,6 +37,9 @@ pub use self::{
 };
 
 const EXPLAIN: HeaderName = HeaderName::from_static("x-qdrant-router-explain");
+
+/// Says for one request which writes may be repeated: `never`, `idempotent` or `always`.
+const RETRY_WRITES: HeaderName = HeaderName::from_static("x-qdrant-router-retry-writes");
 
 /// Sends each request straight to the node that holds its data.
 ///
@@ -70,6 +73,9 @@ pub struct Router(Arc<Inner>);
 struct Inner {
     dispatcher: Dispatcher,
     body_limit: usize,
+    retry_writes: RetryWrites,
+    /// Notices nodes that hang.
+    _watch: AbortOnDrop,
     /// Drops connections to addresses that are no longer nodes.
     _janitor: AbortOnDrop,
 }
@@ -128,6 +134,7 @@ impl Router {
         let mut routed = Routed::unanswered(&call);
 
         let pin = NodePin::take(&mut head.headers);
+        let retry_writes = retry_writes(&mut head.headers).unwrap_or(self.0.retry_writes);
         let prepared = match self.0.prepare(&call, pin, &head.headers, body, true).await {
             Ok(prepared) => prepared,
             Err(failure) => {
@@ -142,6 +149,7 @@ impl Router {
             protocol,
             class: call.class,
             repeat: call.repeat,
+            retry_writes,
             placement,
             collection,
             snapshot: snapshot.clone(),
@@ -238,6 +246,11 @@ fn merged_response(reply: Reply) -> Response<ResponseBody> {
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
+}
+
+/// What the request itself allows, taken off it.
+fn retry_writes(headers: &mut HeaderMap) -> Option<RetryWrites> {
+    RetryWrites::from_name(headers.remove(RETRY_WRITES)?.to_str().ok()?)
 }
 
 /// The name of a node for people.

@@ -1,6 +1,12 @@
 //! Pooled connections to the nodes: HTTP/1.1 for REST, HTTP/2 for gRPC.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use dashmap::DashMap;
 use http::{
@@ -10,7 +16,7 @@ use http::{
 };
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{Client, Error as ClientError},
+    client::legacy::{Client, Error as ClientError, ResponseFuture},
     rt::{TokioExecutor, TokioTimer},
 };
 
@@ -52,6 +58,9 @@ struct Upstream {
     grpc_authority: Authority,
 }
 
+/// A request under way; resolves with the head of its answer.
+pub(crate) struct Exchange(ResponseFuture);
+
 /// A request got no answer.
 #[derive(Debug)]
 pub(crate) struct SendError {
@@ -79,12 +88,12 @@ impl Transport {
 
     /// Sends `request` to the node at `address`. Its URI is reduced to path and query, which go out
     /// as they came in; headers that concern one connection only are dropped.
-    pub(crate) async fn send(
+    pub(crate) fn send(
         &self,
         address: Address,
         protocol: Protocol,
         mut request: Request<Body>,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Exchange, SendError> {
         let upstream = self.upstream(address).map_err(|reason| SendError::not_sent(reason.to_string()))?;
         let (client, authority, version) = match protocol {
             Protocol::Rest => (&upstream.rest, &upstream.rest_authority, Version::HTTP_11),
@@ -100,9 +109,7 @@ impl Transport {
         *request.version_mut() = version;
         strip_request_headers(request.headers_mut(), protocol);
 
-        let mut response = client.request(request).await.map_err(|error| SendError::from(&error))?;
-        strip_connection_headers(response.headers_mut());
-        Ok(response)
+        Ok(Exchange(client.request(request)))
     }
 
     /// Drops the connections to addresses that are no longer of interest.
@@ -122,6 +129,23 @@ impl Transport {
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transport").field("upstreams", &self.upstreams.len()).finish_non_exhaustive()
+    }
+}
+
+// === impl Exchange ===
+
+impl Future for Exchange {
+    type Output = Result<Response<Incoming>, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(match outcome {
+            Ok(mut response) => {
+                strip_connection_headers(response.headers_mut());
+                Ok(response)
+            }
+            Err(error) => Err(SendError::from(&error)),
+        })
     }
 }
 

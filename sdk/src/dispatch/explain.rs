@@ -39,6 +39,7 @@ impl Dispatcher {
                     peer: node.peer,
                     reason: Reason::AllNodes,
                     expected_rpcs: None,
+                    can_hedge: false,
                 };
                 (plan, None)
             });

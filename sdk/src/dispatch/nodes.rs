@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    Dispatcher, Failure, Job, Placement,
+    Dispatcher, Failure, Job, Placement, RetryWrites,
     merge::{PartReply, Reply, merge_created, merge_lists},
     parts::Part,
 };
@@ -153,6 +153,7 @@ impl Job {
             protocol: Protocol::Rest,
             class: Class::SnapshotList,
             repeat: Repeat::Safe,
+            retry_writes: RetryWrites::Never,
             placement: Placement::AllNodes,
             collection: None,
             snapshot: snapshot.clone(),

@@ -140,6 +140,7 @@ impl Job {
             protocol: self.protocol,
             class: self.class,
             repeat: self.repeat,
+            retry_writes: self.retry_writes,
             placement,
             collection: self.collection.clone(),
             snapshot: self.snapshot.clone(),

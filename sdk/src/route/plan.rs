@@ -64,6 +64,8 @@ pub struct Plan {
     /// The internal RPCs that Qdrant is expected to need, where that can be told: for operations on
     /// points of a known collection.
     pub expected_rpcs: Option<u32>,
+    /// Whether another node could answer as well: a read of shards that each have two readable replicas.
+    pub(crate) can_hedge: bool,
 }
 
 /// Places `target`. `dice` is one random number; the same inputs always give the same plan.
@@ -196,7 +198,8 @@ impl<'a, C: Conditions> Field<'a, C> {
                 (rendezvous(&alike, shards.first()), Reason::ShardLeader)
             }
         };
-        Plan::to(node.unwrap_or(self.first), reason, Some(expected_rpcs))
+        let can_hedge = intent.action == Action::Read && costs.is_replicated;
+        Plan { can_hedge, ..Plan::to(node.unwrap_or(self.first), reason, Some(expected_rpcs)) }
     }
 
     /// Of two nodes drawn at random, the one with less load.
@@ -210,7 +213,7 @@ impl<'a, C: Conditions> Field<'a, C> {
 fn the_one(address: Address, reason: Reason, topology: &Topology, tried: &[Address]) -> Option<Plan> {
     let peer = topology.nodes().iter().find(|node| node.address == address).and_then(|node| node.peer);
     let again = tried.iter().filter(|&&tried| tried == address).count() < 2;
-    again.then_some(Plan { address, peer, reason, expected_rpcs: None })
+    again.then_some(Plan { address, peer, reason, expected_rpcs: None, can_hedge: false })
 }
 
 /// With no identified node left: the ClusterIP Service, then whatever answers.
@@ -228,6 +231,7 @@ fn last_resort(
             peer: None,
             reason: Reason::Fallback,
             expected_rpcs: None,
+            can_hedge: false,
         });
     }
     let anonymous: SmallVec<[&Node; 8]> = topology
@@ -241,7 +245,8 @@ fn last_resort(
     };
     let at = two_choices(anonymous.len(), dice, load)?;
     let address = anonymous[at].address;
-    Some(Plan { address, peer: None, reason: Reason::UnidentifiedNode, expected_rpcs: None })
+    let reason = Reason::UnidentifiedNode;
+    Some(Plan { address, peer: None, reason, expected_rpcs: None, can_hedge: false })
 }
 
 /// Draws two of `count` and returns the one of lower load.
@@ -268,7 +273,7 @@ pub(super) fn rendezvous<'n>(nodes: &[&'n Node], shard: Option<&ShardId>) -> Opt
 
 impl Plan {
     fn to(node: &Node, reason: Reason, expected_rpcs: Option<u32>) -> Self {
-        Self { address: node.address, peer: node.peer, reason, expected_rpcs }
+        Self { address: node.address, peer: node.peer, reason, expected_rpcs, can_hedge: false }
     }
 }
 
@@ -276,15 +281,18 @@ impl Plan {
 /// what each holder saves of them.
 pub(super) struct Costs {
     pub(super) without_replica: u32,
+    /// Whether every shard has two readable replicas.
+    is_replicated: bool,
     savings: SmallVec<[(PeerId, u32); 8]>,
 }
 
 impl Costs {
     pub(super) fn of(touched: &Touched, collection: &Collection, intent: &Intent) -> Self {
-        let mut costs = Self { without_replica: 0, savings: SmallVec::new() };
+        let mut costs = Self { without_replica: 0, is_replicated: true, savings: SmallVec::new() };
         let shards = touched.rounds.iter().flatten().filter_map(|&id| collection.shard(id));
         for replicas in shards.map(|shard| &shard.replicas) {
             let readable = || replicas.iter().filter(|replica| replica.state.is_readable());
+            costs.is_replicated &= readable().nth(1).is_some();
             match (intent.action, intent.affinity) {
                 (Action::Read, Some(affinity)) => {
                     let first = readable().min_by_key(|replica| affinity.rank(replica.peer));

@@ -1,6 +1,9 @@
 //! Configuring a [`Router`].
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use http::HeaderValue;
 
@@ -12,7 +15,7 @@ use crate::{
     discovery::{
         DnsResolver, GRPC_PORT, Host, HostError, Preset, PresetError, REST_PORT, ResolverError, Sources,
     },
-    dispatch::Dispatcher,
+    dispatch::{Dispatcher, RetryWrites, budget, watch},
     task::AbortOnDrop,
     topology::{HttpApi, Settings, TopologyHandle},
     transport::Transport,
@@ -37,6 +40,7 @@ pub struct RouterBuilder {
     settings: Settings,
     body_limit: usize,
     direct_point_reads: bool,
+    retry_writes: RetryWrites,
     seed: Option<u64>,
 }
 
@@ -96,6 +100,7 @@ impl RouterBuilder {
             settings: Settings::default(),
             body_limit: DEFAULT_BODY_LIMIT,
             direct_point_reads: false,
+            retry_writes: RetryWrites::default(),
             seed: None,
         }
     }
@@ -187,6 +192,13 @@ impl RouterBuilder {
         self
     }
 
+    /// Which writes are repeated when it is unknown whether the first sending was processed. Default:
+    /// [`RetryWrites::Idempotent`]. A request may say otherwise with `x-qdrant-router-retry-writes`.
+    pub fn retry_writes(mut self, policy: RetryWrites) -> Self {
+        self.retry_writes = policy;
+        self
+    }
+
     /// Fixes the dice, so that a test can repeat what it saw.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -227,8 +239,24 @@ impl RouterBuilder {
         let transport = Arc::new(Transport::new(tls));
         let janitor = AbortOnDrop::spawn(sweep(topology.clone(), transport.clone()));
         let direct_point_reads = self.direct_point_reads;
-        let dispatcher = Dispatcher { transport, balance, topology, discovery, dice, direct_point_reads };
-        Ok(Router(Arc::new(Inner { dispatcher, body_limit: self.body_limit, _janitor: janitor })))
+        let watch = AbortOnDrop::spawn(watch(balance.clone(), transport.clone(), topology.clone()));
+        let dispatcher = Dispatcher {
+            transport,
+            balance,
+            topology,
+            discovery,
+            dice,
+            direct_point_reads,
+            budget: budget(),
+            hedges: AtomicU64::new(0),
+        };
+        Ok(Router(Arc::new(Inner {
+            dispatcher,
+            body_limit: self.body_limit,
+            retry_writes: self.retry_writes,
+            _watch: watch,
+            _janitor: janitor,
+        })))
     }
 
     fn sources(&self) -> Result<Sources, BuildError> {

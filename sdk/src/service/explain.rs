@@ -120,6 +120,7 @@ impl Router {
             protocol,
             class: call.class,
             repeat: call.repeat,
+            retry_writes: self.0.retry_writes,
             placement: prepared.placement,
             collection: prepared.collection,
             snapshot: prepared.snapshot,

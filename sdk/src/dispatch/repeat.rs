@@ -1,0 +1,164 @@
+//! Whether a request may be sent again: one table, and nothing else decides.
+
+use http::{HeaderMap, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::Placement;
+use crate::{
+    request::{Action, Intent, Protocol, Repeat},
+    topology::WriteOrdering,
+    transport::Sent,
+};
+
+/// Which writes are repeated when it is unknown whether the first sending was processed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RetryWrites {
+    /// None.
+    Never,
+    /// Writes of points with `weak` ordering, once: their effect is idempotent, and the official client
+    /// repeats them too.
+    #[default]
+    Idempotent,
+    /// All that do no more than their first sending would have done: writes of any ordering, and changes
+    /// of metadata, which may then answer that what was asked for is done already. Once each.
+    Always,
+}
+
+/// What repeating a request would do if the first attempt had been processed after all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeatable {
+    /// Nothing.
+    Freely,
+    /// The same effect again; other writers may see it twice.
+    Once,
+    /// Something else than was asked, or something that the caller has not allowed.
+    Never,
+}
+
+// === impl RetryWrites ===
+
+impl RetryWrites {
+    /// The policy of this name, as flags and headers give it.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "never" => Some(Self::Never),
+            "idempotent" => Some(Self::Idempotent),
+            "always" => Some(Self::Always),
+            _ => None,
+        }
+    }
+}
+
+// === impl Repeatable ===
+
+impl Repeatable {
+    pub(super) fn of(repeat: Repeat, placement: &Placement, policy: RetryWrites) -> Self {
+        let is_weak_write = matches!(
+            placement,
+            Placement::Points(_, Intent { action: Action::Write(WriteOrdering::Weak), .. })
+        );
+        match (repeat, policy) {
+            (Repeat::Safe, _) => Self::Freely,
+            (Repeat::Idempotent, RetryWrites::Idempotent) if is_weak_write => Self::Once,
+            (Repeat::Idempotent | Repeat::Verify, RetryWrites::Always) => Self::Once,
+            (Repeat::Idempotent | Repeat::Verify | Repeat::Never, _) => Self::Never,
+        }
+    }
+
+    /// Whether the request may be sent to another node after an attempt failed; `unknown_outcomes`
+    /// counts the attempts so far, this one included, that may have been processed.
+    pub(super) fn allows(self, sent: Sent, unknown_outcomes: usize) -> bool {
+        match (sent, self) {
+            (Sent::No, _) | (Sent::Unknown, Self::Freely) => true,
+            (Sent::Unknown, Self::Once) => unknown_outcomes <= 1,
+            (Sent::Unknown, Self::Never) => false,
+        }
+    }
+
+    /// What is known of a request that no attempt got an answer to. What changes nothing has changed
+    /// nothing, processed or not.
+    pub(super) fn outcome(self, unknown_outcomes: usize) -> Sent {
+        match self {
+            Self::Once | Self::Never if unknown_outcomes > 0 => Sent::Unknown,
+            Self::Freely | Self::Once | Self::Never => Sent::No,
+        }
+    }
+}
+
+/// Whether an answer means that another node should be asked: the node cannot do it, as far as its own
+/// view and state go (`500` and `503`, INTERNAL and UNAVAILABLE). Wrong requests, limits and time-outs are
+/// the client's to know.
+pub(super) fn asks_for_another(protocol: Protocol, response: &Response<Incoming>) -> bool {
+    match protocol {
+        Protocol::Rest => {
+            matches!(response.status(), StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE)
+        }
+        Protocol::Grpc => matches!(grpc_status(response.headers()), Some(b"13" | b"14")),
+    }
+}
+
+/// The status of a gRPC answer that is nothing but a status.
+fn grpc_status(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get("grpc-status").map(http::HeaderValue::as_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::{
+        request::Scope,
+        route::Reason,
+        topology::{Collection, Epoch},
+    };
+
+    fn write(ordering: WriteOrdering) -> Placement {
+        let collection = Collection::new(Epoch::default(), Vec::new(), None, 0);
+        let action = Action::Write(ordering);
+        let intent = Intent { action, scopes: smallvec![Scope::EVERYTHING], affinity: None };
+        Placement::Points(Arc::new(collection), intent)
+    }
+
+    #[test]
+    fn what_was_not_processed_may_always_go_elsewhere() {
+        for repeatable in [Repeatable::Freely, Repeatable::Once, Repeatable::Never] {
+            assert!(repeatable.allows(Sent::No, 0));
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_processed_is_repeated_where_that_does_no_harm() {
+        use Repeatable::{Freely, Never, Once};
+        let class = || Placement::Class { not: None };
+        let opaque = || Placement::Opaque(Reason::UnknownCollection);
+        for (repeat, placement, never, idempotent, always) in [
+            (Repeat::Safe, opaque(), Freely, Freely, Freely),
+            (Repeat::Safe, class(), Freely, Freely, Freely),
+            (Repeat::Idempotent, write(WriteOrdering::Weak), Never, Once, Once),
+            (Repeat::Idempotent, write(WriteOrdering::Medium), Never, Never, Once),
+            (Repeat::Idempotent, write(WriteOrdering::Strong), Never, Never, Once),
+            (Repeat::Idempotent, opaque(), Never, Never, Once),
+            (Repeat::Idempotent, class(), Never, Never, Once),
+            (Repeat::Verify, class(), Never, Never, Once),
+            (Repeat::Never, class(), Never, Never, Never),
+        ] {
+            for (policy, expected) in [
+                (RetryWrites::Never, never),
+                (RetryWrites::Idempotent, idempotent),
+                (RetryWrites::Always, always),
+            ] {
+                let repeatable = Repeatable::of(repeat, &placement, policy);
+                assert_eq!(repeatable, expected, "{repeat:?} {placement:?} {policy:?}");
+            }
+        }
+        let verdicts = |repeatable: Repeatable| [1, 2].map(|n| repeatable.allows(Sent::Unknown, n));
+        assert_eq!(verdicts(Freely), [true, true]);
+        assert_eq!(verdicts(Once), [true, false]);
+        assert_eq!(verdicts(Never), [false, false]);
+    }
+}
