@@ -179,7 +179,7 @@ impl Cluster {
         let mut all = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             all.push(match node.condition() {
-                Condition::Up => Telemetry::fetch(&node.rest()).await?,
+                Condition::Up | Condition::Lying => Telemetry::fetch(&node.rest()).await?,
                 Condition::Silent | Condition::Down => Telemetry::default(),
             });
         }

@@ -15,31 +15,39 @@
 //!   and partial snapshots;
 //! * metrics, issues, logs and profiles, metadata keys, and what a node is asked to tell of its peers.
 //!
-//! A node can be killed, restarted elsewhere, frozen, slowed down and made to refuse: see [`EmbeddedNode`] and [`Fault`].
+//! A node can be killed, restarted elsewhere, frozen, slowed down, cut off in mid-answer and made to refuse ([`Fault`]), to
+//! answer with errors ([`Canned`]) and to lie about the cluster ([`Lie`]): see [`EmbeddedNode`].
 
 mod affinity;
 mod auth;
+mod canned;
 mod clock;
 mod consensus;
+mod cut;
 mod distance;
 mod engine;
 mod error;
 mod fault;
 mod filter;
 mod grpc;
+mod lie;
 mod life;
 mod listen;
+mod misconduct;
 mod model;
 mod node;
 mod peer_rpc;
 mod rest;
 mod ring;
 mod shard;
+mod streams;
 mod telemetry;
 mod version;
 
+pub use self::canned::Canned;
 pub use self::consensus::{Consensus, Refused, ReplicaState, ReshardingDirection};
 pub use self::fault::Fault;
+pub use self::lie::Lie;
 pub use self::node::{EmbeddedNode, NodeOptions};
 pub use self::version::DEFAULT_VERSION;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::node::{Backend, Condition};
 use super::{Cluster, ClusterError, HEADLESS, Node};
-use crate::embedded::{EmbeddedNode, Fault};
+use crate::embedded::{Canned, EmbeddedNode, Fault, Lie};
 use crate::lock;
 
 impl Cluster {
@@ -109,6 +109,67 @@ impl Cluster {
         self.inject(i, "refuse connections", Fault::Refuse, Condition::Silent)
     }
 
+    /// Makes node `i` reset connections in the middle of its answers. The requests are executed, and the other nodes
+    /// find nothing wrong with it.
+    ///
+    /// # Errors
+    ///
+    /// When it is a real server.
+    pub async fn reset(&self, i: usize) -> Result<(), ClusterError> {
+        self.inject(i, "reset connections", Fault::Reset, Condition::Silent)
+    }
+
+    /// Makes node `i` answer requests about points, over either protocol, without serving them: for the number of times
+    /// that `canned` names, or until it is healed.
+    ///
+    /// # Errors
+    ///
+    /// When it is a real server.
+    pub async fn answer_with(&self, i: usize, canned: Canned) -> Result<(), ClusterError> {
+        self.embedded(i, "answer with errors")?.answer_with(Some(canned));
+        Ok(())
+    }
+
+    /// How many such answers node `i` has given.
+    ///
+    /// # Errors
+    ///
+    /// When it is a real server.
+    pub async fn canned_answers(&self, i: usize) -> Result<u64, ClusterError> {
+        Ok(self.embedded(i, "answer with errors")?.canned_answers())
+    }
+
+    /// Has node `i` send GOAWAY on the gRPC connections it has, finish the streams under way and close them.
+    ///
+    /// # Errors
+    ///
+    /// When it is a real server.
+    pub async fn goaway(&self, i: usize) -> Result<(), ClusterError> {
+        self.embedded(i, "send GOAWAY")?.goaway();
+        Ok(())
+    }
+
+    /// Has node `i` refuse its next gRPC streams with `REFUSED_STREAM`.
+    ///
+    /// # Errors
+    ///
+    /// When it is a real server.
+    pub async fn refuse_streams(&self, i: usize, count: u64) -> Result<(), ClusterError> {
+        self.embedded(i, "refuse streams")?.refuse_streams(count);
+        Ok(())
+    }
+
+    /// Has node `i` lie about peers and placement. Waiting methods of the handle no longer ask it.
+    ///
+    /// # Errors
+    ///
+    /// When it is a real server.
+    pub async fn lie(&self, i: usize, lie: Lie) -> Result<(), ClusterError> {
+        self.embedded(i, "lie")?.lie(Some(lie));
+        self.node(i).set_condition(Condition::Lying);
+        Ok(())
+    }
+
     /// Has node `i` be of another version from now on, as a rolling upgrade would. It stays so when healed.
     ///
     /// # Errors
@@ -119,7 +180,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends whatever fault node `i` shows, except death: that is [`Cluster::restart`].
+    /// Ends whatever fault node `i` shows and whatever it was told to do wrong, except death: that is
+    /// [`Cluster::restart`].
     ///
     /// # Errors
     ///
@@ -127,10 +189,10 @@ impl Cluster {
     pub async fn heal(&self, i: usize) -> Result<(), ClusterError> {
         let node = self.node(i);
         match &node.backend {
-            Backend::Embedded(embedded) => embedded.set_fault(None),
+            Backend::Embedded(embedded) => embedded.heal(),
             Backend::Real(real) => real.resume().map_err(|source| node.failed("resume", source))?,
         }
-        if node.condition() == Condition::Silent {
+        if matches!(node.condition(), Condition::Silent | Condition::Lying) {
             node.set_condition(Condition::Up);
         }
         Ok(())

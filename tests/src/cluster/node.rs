@@ -33,7 +33,9 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     Up,
-    /// Alive, but hung or refusing.
+    /// Alive and serving, but not to be believed about the cluster.
+    Lying,
+    /// Alive, but hung, refusing or cut off in mid-answer.
     Silent,
     Down,
 }
@@ -42,6 +44,15 @@ pub(super) enum Condition {
 pub(super) enum Backend {
     Embedded(Box<EmbeddedNode>),
     Real(Box<RealNode>),
+}
+
+// === impl Condition ===
+
+impl Condition {
+    /// Whether its replicas take part.
+    pub(super) fn is_serving(self) -> bool {
+        matches!(self, Condition::Up | Condition::Lying)
+    }
 }
 
 // === impl Node ===

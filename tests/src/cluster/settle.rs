@@ -187,7 +187,7 @@ impl Cluster {
         let before = self.views().await?;
         applied_alike(&before)?;
         let down: BTreeSet<u64> =
-            self.nodes.iter().filter(|node| node.condition() != Condition::Up).map(Node::peer_id).collect();
+            self.nodes.iter().filter(|node| !node.condition().is_serving()).map(Node::peer_id).collect();
         for node in self.up() {
             node.missing_for_settled(&down).await?;
         }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::settle::{POLL, View, applied_alike, unsettled};
 use super::*;
-use crate::RestError;
+use crate::{Canned, Lie, RestError};
 
 fn view(peer_id: u64, commit: u64) -> View {
     View { peer_id, peers: BTreeSet::from([1, 2]), leader: 1, term: 3, commit, pending: 0, voter: true }
@@ -217,6 +217,35 @@ async fn versions_may_be_mixed() {
     let real =
         Cluster::builder().real("/bin/sh").version("1.19.0").start().await.expect_err("not a real one");
     assert!(matches!(real, ClusterError::Unsupported { .. }), "{real}");
+}
+
+#[tokio::test]
+async fn faults_end_when_healed() {
+    let cluster = Cluster::builder().embedded().start().await.expect("a cluster");
+    collection(&cluster, 2).await;
+    let count = async || cluster.rest(1).post("/collections/kit/points/count", json!({})).await;
+
+    cluster.answer_with(1, Canned::unavailable()).await.expect("embedded");
+    assert_eq!(count().await.expect_err("busy").status(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    cluster.settled().await.expect("only points are concerned");
+    assert_eq!(cluster.canned_answers(1).await.expect("embedded"), 1);
+    cluster.reset(1).await.expect("embedded");
+    assert!(matches!(count().await, Err(RestError::Transport { .. })));
+    cluster.lie(1, Lie::Garbage).await.expect("embedded");
+    cluster.refuse_streams(1, 9).await.expect("embedded");
+    cluster.goaway(1).await.expect("embedded");
+    cluster.heal(1).await.expect("healed");
+    cluster.wait_ready().await.expect("ready");
+    cluster.settled().await.expect("settled");
+    count().await.expect("served");
+
+    cluster.lie(1, Lie::Stale).await.expect("embedded");
+    let body = json!({ "vectors": { "size": 2, "distance": "Dot" } });
+    cluster.rest(0).put("/collections/later", body).await.expect("created");
+    cluster.settled().await.expect("who lies is not asked");
+    let before = cluster.public_calls_by_node().await.expect("telemetry");
+    count().await.expect("served");
+    assert_eq!(cluster.public_calls_by_node().await.expect("telemetry")[1], before[1] + 1);
 }
 
 /// What a suite may put into a task of its own.

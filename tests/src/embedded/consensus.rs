@@ -36,7 +36,7 @@ pub struct Consensus {
 pub struct Refused(String);
 
 /// What the log has led to.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     pub(crate) term: u64,
     pub(crate) commit: u64,

@@ -17,7 +17,7 @@ mod write;
 
 pub(crate) use self::admin::{ClusterChange, CollectionPatch, NewShardKey};
 pub(crate) use self::snapshots::{Priority, Scope, no_shard};
-pub(crate) use self::view::ClusterView;
+pub(crate) use self::view::{ClusterView, LocalRow, RemoteRow};
 
 use super::affinity::Affinity;
 use super::auth::Keys;
@@ -25,6 +25,7 @@ use super::consensus::{Consensus, ReplicaState};
 use super::error::{OpError, OpResult};
 use super::fault::FaultWatch;
 use super::life::Life;
+use super::misconduct::Misconduct;
 use super::peer_rpc::{Ask, Call, PeerClient, Told};
 use super::shard::Storage;
 use super::telemetry::Telemetry;
@@ -39,6 +40,7 @@ pub(crate) struct EngineParts {
     pub(crate) consensus: Arc<Consensus>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) fault: FaultWatch,
+    pub(crate) misconduct: Arc<Misconduct>,
     pub(crate) version: Version,
     pub(crate) life: Life,
 }
@@ -52,6 +54,7 @@ pub(crate) struct Engine {
     pub(crate) consensus: Arc<Consensus>,
     pub(crate) storage: Arc<Storage>,
     pub(crate) fault: FaultWatch,
+    pub(crate) misconduct: Arc<Misconduct>,
     pub(crate) version: Version,
     pub(crate) telemetry: Telemetry,
     pub(crate) started: (Instant, SystemTime),
@@ -71,7 +74,17 @@ struct Pending<'a>(&'a AtomicUsize);
 
 impl Engine {
     pub(crate) fn new(parts: EngineParts) -> Arc<Self> {
-        let EngineParts { peer_id, cluster_enabled, keys, consensus, storage, fault, version, life } = parts;
+        let EngineParts {
+            peer_id,
+            cluster_enabled,
+            keys,
+            consensus,
+            storage,
+            fault,
+            misconduct,
+            version,
+            life,
+        } = parts;
         Arc::new(Self {
             peer_id,
             cluster_enabled,
@@ -82,6 +95,7 @@ impl Engine {
             started: (Instant::now(), SystemTime::now()),
             peers: PeerClient::new(life.clone(), fault.clone()),
             fault,
+            misconduct,
             version,
             life,
             ready: AtomicBool::new(false),

@@ -24,6 +24,7 @@ pub(crate) enum Kind {
     Service,
     Timeout,
     Unavailable,
+    RateLimited,
     Lacking,
 }
 
@@ -82,6 +83,7 @@ impl OpError {
             Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::Service => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Kind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Lacking => StatusCode::NOT_IMPLEMENTED,
         }
@@ -95,6 +97,7 @@ impl OpError {
             Kind::Forbidden => Code::PermissionDenied,
             Kind::Service => Code::Internal,
             Kind::Timeout => Code::DeadlineExceeded,
+            Kind::RateLimited => Code::ResourceExhausted,
             Kind::Unavailable => Code::Unavailable,
             Kind::Lacking => Code::Unimplemented,
         }
@@ -110,6 +113,7 @@ impl fmt::Display for OpError {
             Kind::Forbidden => "Forbidden: ",
             Kind::Service => "Service internal error: ",
             Kind::Timeout => "Timeout: ",
+            Kind::RateLimited => "Rate limiting exceeded: ",
             Kind::Unavailable => "Shard temporarily unavailable: ",
             Kind::Invalid | Kind::Lacking => "",
         };

@@ -9,17 +9,23 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-/// What is wrong with a node. Applies to all three of its ports.
+use super::cut::Cut;
+
+/// What is wrong with a node. Applies to all three of its ports, unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Accepts connections and never answers; existing connections freeze. Lifting the fault lets them go on.
     Hang,
     /// Every answer is delayed by this much.
     Slow(Duration),
+    /// Requests are executed, and the connection is reset when half of the answer's body has been sent. Only on the two
+    /// public ports: the other nodes find nothing wrong.
+    Reset,
     /// The ports are closed and existing connections dropped, while the process lives on.
     Refuse,
 }
@@ -41,18 +47,19 @@ pub(crate) async fn stall(fault: &FaultWatch) {
     thaw(fault).await;
 }
 
-/// A stream that stands still while its node hangs.
+/// A stream that stands still while its node hangs, and ends with a reset where it is cut.
 pub(crate) struct FaultyStream {
     stream: TcpStream,
     fault: FaultWatch,
     thaw: Option<BoxFuture<'static, ()>>,
+    cut: Cut,
 }
 
 // === impl FaultyStream ===
 
 impl FaultyStream {
-    pub(crate) fn new(stream: TcpStream, fault: FaultWatch) -> Self {
-        Self { stream, fault, thaw: None }
+    pub(crate) fn new(stream: TcpStream, fault: FaultWatch, cut: Cut) -> Self {
+        Self { stream, fault, thaw: None, cut }
     }
 
     fn poll_thaw(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -66,6 +73,15 @@ impl FaultyStream {
             }
             let fault = self.fault.clone();
             self.thaw = Some(Box::pin(async move { thaw(&fault).await }));
+        }
+    }
+}
+
+impl Drop for FaultyStream {
+    fn drop(&mut self) {
+        if self.cut.is_done() {
+            // Without lingering, closing is a reset.
+            drop(SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)));
         }
     }
 }
@@ -89,7 +105,9 @@ impl AsyncWrite for FaultyStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_thaw(cx));
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.cut.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use qdrant_client::qdrant::collections_server::CollectionsServer;
 use qdrant_client::qdrant::points_server::PointsServer;
@@ -27,6 +27,7 @@ mod points;
 mod snapshots;
 
 use super::auth::Access;
+use super::canned::Canned;
 use super::engine::Engine;
 use super::fault::stall;
 
@@ -98,6 +99,11 @@ impl Public {
         let Self { engine, routes } = self;
         let response = match admit(&engine, &path, request.headers()) {
             Ok(()) if path == OPEN[1] => serving(),
+            Ok(()) if let Some(canned) = canned(&engine, &path) => {
+                // Read to its end, so that the answer is all the client gets.
+                drop(request.into_body().collect().await);
+                canned.status().into_http()
+            }
             Ok(()) => {
                 let limit = deadline(request.headers());
                 let call = routes.oneshot(request.map(Body::new));
@@ -118,6 +124,11 @@ impl Public {
         engine.telemetry.grpc(&path, code(response.headers()), began.elapsed());
         response
     }
+}
+
+/// The answer to a call about points that is not to be served.
+fn canned(engine: &Engine, path: &str) -> Option<Canned> {
+    path.starts_with("/qdrant.Points/").then(|| engine.misconduct.cans.take()).flatten()
 }
 
 fn admit(engine: &Engine, path: &str, headers: &HeaderMap) -> Result<(), Status> {

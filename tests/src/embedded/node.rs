@@ -10,11 +10,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::auth::Keys;
+use super::canned::Canned;
 use super::consensus::Consensus;
 use super::engine::{Engine, EngineParts};
 use super::fault::{Fault, FaultWatch};
+use super::lie::Lie;
 use super::life::Life;
-use super::listen::{Port, Speaks};
+use super::listen::{Conditions, Port, Speaks};
+use super::misconduct::Misconduct;
 use super::shard::{Storage, lock};
 use super::version::Version;
 use super::{grpc, peer_rpc, rest};
@@ -54,6 +57,7 @@ pub struct EmbeddedNode {
     consensus: Arc<Consensus>,
     storage: Arc<Storage>,
     fault: watch::Sender<Option<Fault>>,
+    misconduct: Arc<Misconduct>,
     version: Version,
     /// The runtime of the node, for what is done to it from outside.
     runtime: Handle,
@@ -86,6 +90,7 @@ impl EmbeddedNode {
             options: Mutex::new(options),
             consensus,
             storage: Arc::default(),
+            misconduct: Arc::default(),
             fault,
             runtime: Handle::current(),
             process: tokio::sync::Mutex::default(),
@@ -158,6 +163,40 @@ impl EmbeddedNode {
         }
     }
 
+    /// Has requests about points answered like this instead of served, or again served. Outlasts restarts.
+    pub fn answer_with(&self, canned: Option<Canned>) {
+        self.misconduct.cans.set(canned);
+    }
+
+    /// How many requests were answered so since the node was made.
+    pub fn canned_answers(&self) -> u64 {
+        self.misconduct.cans.given()
+    }
+
+    /// Has the node lie about the cluster, or tell the truth again, as it does after a restart.
+    pub fn lie(&self, lie: Option<Lie>) {
+        self.misconduct.lies.set(lie, &self.consensus);
+    }
+
+    /// Drains the gRPC connections that exist: each gets a GOAWAY, the streams under way are answered, and then it ends.
+    /// New connections are served as ever.
+    pub fn goaway(&self) {
+        self.misconduct.streams.drain();
+    }
+
+    /// Refuses the next streams on the gRPC port with `REFUSED_STREAM`, which says that nothing was done.
+    pub fn refuse_streams(&self, count: u64) {
+        self.misconduct.streams.refuse(count);
+    }
+
+    /// Ends every fault and all misconduct.
+    pub fn heal(&self) {
+        self.set_fault(None);
+        self.answer_with(None);
+        self.lie(None);
+        self.refuse_streams(0);
+    }
+
     /// Whether no write is under way, every replica here is active and no transfer touches this node. A killed node is
     /// not settled.
     pub async fn settled(&self) -> bool {
@@ -172,6 +211,7 @@ impl EmbeddedNode {
         let p2p_port = bind(options.p2p_port, Speaks::Http2)?;
 
         let (end, life) = Life::begin();
+        self.lie(None);
         let fault: FaultWatch = self.fault.subscribe();
         let engine = Engine::new(EngineParts {
             peer_id: options.peer_id,
@@ -183,6 +223,7 @@ impl EmbeddedNode {
             consensus: Arc::clone(&self.consensus),
             storage: Arc::clone(&self.storage),
             fault: fault.clone(),
+            misconduct: Arc::clone(&self.misconduct),
             version: self.version.clone(),
             life: life.clone(),
         });
@@ -202,10 +243,12 @@ impl EmbeddedNode {
             let engine = Arc::clone(&engine);
             move |request| peer_rpc::answer(Arc::clone(&engine), request)
         };
+        let internal = Conditions { life: life.clone(), fault: fault.clone(), misconduct: None };
+        let public = Conditions { misconduct: Some(Arc::clone(&self.misconduct)), ..internal.clone() };
         let serving = vec![
-            rest_port.serve(rest, life.clone(), fault.clone()),
-            grpc_port.serve(grpc, life.clone(), fault.clone()),
-            p2p_port.serve(p2p, life.clone(), fault.clone()),
+            rest_port.serve(rest, public.clone()),
+            grpc_port.serve(grpc, public),
+            p2p_port.serve(p2p, internal),
         ];
         drop(life.spawn(heal(Arc::clone(&self.consensus), options.peer_id, fault)));
         let ports = [rest_port, grpc_port, p2p_port];

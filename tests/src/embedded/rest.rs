@@ -55,6 +55,8 @@ enum Reply {
     Document(Value),
     Text(StatusCode, Cow<'static, str>),
     File(String, Vec<u8>),
+    /// What claims to be JSON.
+    Garbage(&'static str),
 }
 
 /// Answers one request, whatever is wrong with it.
@@ -126,6 +128,11 @@ async fn respond(
         Err(Undecodable::TooLarge) => return too_large(limit, began),
         Err(Undecodable::Broken(error)) => return unreadable(&error),
     };
+    if route.is_about_points()
+        && let Some(canned) = engine.misconduct.cans.take()
+    {
+        return canned.rest(began);
+    }
     let affinity = engine.affinity(head.headers.get(affinity::HEADER).map(HeaderValue::as_bytes));
     envelope(route.run(engine, Ask { params, query, body, affinity }).await, began)
 }
@@ -149,6 +156,7 @@ fn envelope(outcome: OpResult<Reply>, began: Instant) -> Response<Full<Bytes>> {
         Ok(Reply::Accepted) => document(StatusCode::ACCEPTED, &json!({ "status": "accepted", "time": time })),
         Ok(Reply::Document(value)) => document(StatusCode::OK, &value),
         Ok(Reply::Text(status, text)) => plain(status, text),
+        Ok(Reply::Garbage(text)) => json_bytes(StatusCode::OK, Bytes::from_static(text.as_bytes())),
         Ok(Reply::File(name, content)) => {
             let mut response = Response::new(Full::new(content.into()));
             let headers = response.headers_mut();
@@ -166,8 +174,17 @@ fn envelope(outcome: OpResult<Reply>, began: Instant) -> Response<Full<Bytes>> {
     }
 }
 
+/// An error that no handler has made.
+pub(crate) fn refusal(error: OpError, began: Instant) -> Response<Full<Bytes>> {
+    envelope(Err(error), began)
+}
+
 fn document(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(value.to_string().into()));
+    json_bytes(status, value.to_string().into())
+}
+
+fn json_bytes(status: StatusCode, bytes: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(bytes));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -671,6 +671,217 @@ async fn one_release_stores_uuids_elsewhere() {
     }
 }
 
+/// A connection whose answers are counted in bytes, and how it ended.
+async fn read_all(ip: IpAddr, request: &str) -> (String, Option<std::io::ErrorKind>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mut stream = tokio::net::TcpStream::connect((ip, 6333)).await.expect("connected");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut bytes = Vec::new();
+    let ended = stream.read_to_end(&mut bytes).await.err().map(|error| error.kind());
+    (String::from_utf8_lossy(&bytes).into_owned(), ended)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_comes_in_the_middle_of_an_answer() {
+    let nodes = Nodes::start(27, 2).await;
+    nodes.create("c", 2, 1).await;
+    nodes.upsert(1, "c", 0..50).await;
+    nodes.nodes[0].set_fault(Some(Fault::Reset));
+
+    let body = json!({ "points": [{ "id": 100, "vector": [1, 1] }] }).to_string();
+    let length = body.len();
+    let request = format!(
+        "PUT /collections/c/points?wait=true HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    let (text, ended) = read_all(nodes.nodes[0].ip(), &request).await;
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let announced = head.to_ascii_lowercase();
+    let announced =
+        announced.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+    assert_eq!(body.len(), announced.parse::<usize>().expect("a number") / 2, "{body}");
+    assert_eq!(ended, Some(std::io::ErrorKind::ConnectionReset));
+
+    let refused = nodes.grpc(0).count(pb::CountPointsBuilder::new("c")).await.expect_err("cut off");
+    assert!(!refused.to_string().contains("doesn't exist"), "{refused}");
+    // Executed all the same, and the other node finds nothing wrong.
+    assert_eq!(nodes.ok(1, "POST", "/collections/c/points/count", json!({})).await["count"], 51);
+    nodes.nodes[0].heal();
+    assert_eq!(nodes.ok(0, "POST", "/collections/c/points/count", json!({})).await["count"], 51);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_cuts_grpc_in_the_middle_of_a_message() {
+    let nodes = Nodes::start(28, 1).await;
+    nodes.create("c", 1, 1).await;
+    nodes.upsert(0, "c", 0..50).await;
+    nodes.nodes[0].set_fault(Some(Fault::Reset));
+    let http2: Client<HttpConnector, Full<Bytes>> =
+        Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    // CountPoints { collection_name: "c" }
+    let message = [0, 0, 0, 0, 3, 0x0a, 1, b'c'];
+    let request = http::Request::post(format!("http://{}:6334/qdrant.Points/Count", nodes.nodes[0].ip()))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::from(message.to_vec()))
+        .expect("a request");
+    let answer = http2.request(request).await.expect("a head");
+    assert_eq!(answer.status(), 200);
+    let mut body = answer.into_body();
+    let mut received = 0;
+    let error = loop {
+        match body.frame().await.expect("not the end") {
+            Ok(frame) => received += frame.data_ref().map_or(0, Bytes::len),
+            Err(error) => break error,
+        }
+    };
+    assert!(received > 0 && !error.to_string().is_empty(), "{received}: {error}");
+}
+
+#[tokio::test]
+async fn errors_come_in_bursts() {
+    let nodes = Nodes::start(29, 2).await;
+    nodes.create("c", 1, 1).await;
+    let count = "/collections/c/points/count";
+    nodes.nodes[0].answer_with(Some(Canned::rate_limited(Some(7)).times(2)));
+    let url = format!("http://{}:6333{count}", nodes.nodes[0].ip());
+    let request = http::Request::post(url).body(Full::from("{}")).expect("a request");
+    let answer = nodes.http.request(request).await.expect("an answer");
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["retry-after"]),
+        (429, &http::HeaderValue::from(7))
+    );
+    // Nothing but points is concerned.
+    nodes.ok(0, "GET", "/cluster", json!({})).await;
+    nodes.ok(0, "GET", "/collections/c/cluster", json!({})).await;
+
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}:6334", nodes.nodes[0].ip()));
+    let channel = channel.expect("an address").connect().await.expect("a connection");
+    let mut client = pb::points_client::PointsClient::new(channel);
+    let request = || pb::CountPoints { collection_name: "c".into(), ..Default::default() };
+    let refused = client.count(request()).await.expect_err("out of budget");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    assert_eq!(
+        refused.metadata().get("retry-after").map(tonic::metadata::MetadataValue::as_bytes),
+        Some(&b"7"[..])
+    );
+    client.count(request()).await.expect("served");
+    assert_eq!(nodes.nodes[0].canned_answers(), 2);
+
+    nodes.nodes[0].answer_with(Some(Canned::internal().text("Local shard 3 not found")));
+    for _ in 0..3 {
+        let (status, answer) = nodes.ask(0, "POST", count, json!({})).await;
+        let text = "Service internal error: Local shard 3 not found";
+        assert_eq!((status, &answer["status"]["error"]), (500, &json!(text)));
+        assert_eq!(client.count(request()).await.expect_err("broken").message(), text);
+    }
+    nodes.ok(1, "POST", count, json!({})).await;
+    nodes.nodes[0].heal();
+    nodes.ok(0, "POST", count, json!({})).await;
+}
+
+#[tokio::test]
+async fn a_drained_connection_answers_what_it_has() {
+    let nodes = Nodes::start(30, 1).await;
+    nodes.create("c", 1, 1).await;
+    let stream = tokio::net::TcpStream::connect((nodes.nodes[0].ip(), 6334)).await.expect("connected");
+    let (mut send, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    // Holds the write up until the test lets it go.
+    let gate = Arc::clone(&nodes.consensus.collection("c").expect("a collection").gate);
+    let closed = gate.write().await;
+    let url = format!("http://{}:6334/qdrant.Points/Delete", nodes.nodes[0].ip());
+    let request =
+        http::Request::post(url).header("content-type", "application/grpc").header("te", "trailers");
+    let (answer, mut body) = send.send_request(request.body(()).expect("a request"), false).expect("sent");
+    // DeletePoints { collection_name: "c", wait: true, points: [1] }
+    let message = [0, 0, 0, 0, 13, 0x0a, 1, b'c', 0x10, 1, 0x1a, 6, 0x0a, 4, 0x0a, 2, 0x08, 1];
+    body.send_data(Bytes::copy_from_slice(&message), true).expect("sent");
+    nodes.wait("the write", async || !nodes.nodes[0].settled().await).await;
+    nodes.nodes[0].goaway();
+    nodes.wait("the GOAWAY", async || send.clone().ready().await.is_err()).await;
+    drop(closed);
+    let mut answer = answer.await.expect("answered");
+    while let Some(data) = answer.body_mut().data().await {
+        data.expect("whole");
+    }
+    assert_eq!(answer.body_mut().trailers().await.expect("whole").expect("trailers")["grpc-status"], "0");
+    drop((answer, send));
+    connection.await.expect("ended").expect("in order");
+    nodes.grpc(0).count(pb::CountPointsBuilder::new("c")).await.expect("a new connection is served");
+}
+
+#[tokio::test]
+async fn refused_streams_are_refused_one_by_one() {
+    let nodes = Nodes::start(31, 1).await;
+    nodes.create("c", 1, 1).await;
+    nodes.nodes[0].refuse_streams(2);
+    let stream = tokio::net::TcpStream::connect((nodes.nodes[0].ip(), 6334)).await.expect("connected");
+    let (mut send, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    for refused in [true, true, false] {
+        let url = format!("http://{}:6334/qdrant.Qdrant/HealthCheck", nodes.nodes[0].ip());
+        let request =
+            http::Request::post(url).header("content-type", "application/grpc").header("te", "trailers");
+        send = send.ready().await.expect("open");
+        let (answer, mut body) =
+            send.send_request(request.body(()).expect("a request"), false).expect("sent");
+        // The server may have refused before the body is sent.
+        drop(body.send_data(Bytes::from_static(&[0; 5]), true));
+        let reason = answer.await.err().and_then(|error| error.reason());
+        assert_eq!(reason, refused.then_some(h2::Reason::REFUSED_STREAM));
+    }
+    connection.abort();
+}
+
+#[tokio::test]
+async fn lies_are_told_by_one_node_alone() {
+    let nodes = Nodes::start(32, 3).await;
+    nodes.create("c", 3, 1).await;
+    let cluster = async |node: usize| nodes.ok(node, "GET", "/cluster", json!({})).await;
+    let placement = async |node: usize| nodes.ok(node, "GET", "/collections/c/cluster", json!({})).await;
+    let rows = |view: &Value, name: &str| view[name].as_array().map_or(0, Vec::len);
+    let mut truth = cluster(0).await;
+    truth["consensus_thread_status"].take();
+
+    nodes.nodes[0].lie(Some(Lie::Stale));
+    nodes.create("d", 1, 1).await;
+    assert_eq!(nodes.ask(0, "GET", "/collections/d/cluster", json!({})).await.0, 404);
+    let mut stale = cluster(0).await;
+    stale["consensus_thread_status"].take();
+    assert_eq!(stale, truth);
+    assert!(cluster(1).await["raft_info"]["commit"].as_u64() > truth["raft_info"]["commit"].as_u64());
+    // It serves by the truth.
+    assert_eq!(nodes.upsert(0, "d", [1]).await.0, 200);
+
+    nodes.nodes[0].lie(Some(Lie::Contradiction { ahead: 0 }));
+    assert_eq!(cluster(0).await["raft_info"]["commit"], cluster(1).await["raft_info"]["commit"]);
+    assert_eq!(cluster(0).await["peers"].as_object().map(serde_json::Map::len), Some(1));
+    let (lie, other) = (placement(0).await, placement(1).await);
+    assert_eq!((rows(&lie, "local_shards"), rows(&lie, "remote_shards")), (2, 2));
+    assert_eq!((rows(&other, "local_shards"), rows(&other, "remote_shards")), (1, 2));
+
+    nodes.nodes[0].lie(Some(Lie::Crowd(10_000)));
+    assert_eq!(cluster(0).await["peers"].as_object().map(serde_json::Map::len), Some(10_003));
+    assert_eq!(rows(&placement(0).await, "remote_shards"), 10_002);
+    let info = nodes.grpc(0).collection_cluster_info("c").await.expect("placement");
+    assert_eq!(info.remote_shards.len(), 10_002);
+
+    nodes.nodes[0].lie(Some(Lie::Nonsense));
+    assert_eq!(cluster(0).await["peer_id"], json!({ "about": "1000" }));
+    assert!(placement(0).await["local_shards"].is_object());
+    nodes.nodes[0].lie(Some(Lie::Garbage));
+    for path in ["/cluster", "/collections/c/cluster"] {
+        let (status, text) = nodes.raw(0, "GET", path, None, "").await;
+        assert_eq!(status, 200);
+        serde_json::from_str::<Value>(&text).expect_err("garbage");
+    }
+
+    nodes.nodes[0].restart().await.expect("restarted");
+    assert_eq!(rows(&placement(0).await, "local_shards"), 1);
+}
+
 #[tokio::test]
 async fn a_frozen_replica_holds_writes_up_until_it_counts_as_dead() {
     let nodes = Nodes::start(13, 3).await;

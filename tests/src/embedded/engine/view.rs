@@ -1,5 +1,7 @@
 //! A collection's placement as one node describes it: its own replicas apart from everybody else's.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use super::super::consensus::{CollectionMeta, ReplicaState, ReshardingMeta, Transfer};
@@ -38,7 +40,16 @@ pub(crate) struct RemoteRow {
 
 impl Engine {
     pub(crate) fn cluster_view(&self, collection: &str) -> OpResult<ClusterView> {
-        Ok(self.cluster_view_of(&*self.consensus.collection(collection)?))
+        let lies = &self.misconduct.lies;
+        let (meta, members) = lies.state(&self.consensus, |state| {
+            let members: BTreeSet<u64> = state.peers.keys().copied().collect();
+            state.collection(collection).map(|meta| (meta, members))
+        })?;
+        let mut view = self.cluster_view_of(&meta);
+        if let Some(lie) = lies.now() {
+            lie.about_placement(&mut view, &members);
+        }
+        Ok(view)
     }
 
     fn cluster_view_of(&self, meta: &CollectionMeta) -> ClusterView {

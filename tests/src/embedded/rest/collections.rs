@@ -7,9 +7,11 @@ use serde_json::{Map, Value, json};
 use super::super::consensus::{AliasAction, NewCollection, Schema};
 use super::super::engine::{ClusterChange, CollectionPatch, Engine, NewShardKey};
 use super::super::error::{OpError, OpResult};
+use super::super::lie::Lie;
 use super::super::model::{ShardKey, UpdateResult, UpdateStatus};
 use super::body::{optional, required};
 use super::describe::collection_json;
+use super::service::said;
 use super::{Ask, Reply};
 
 /// The routes of this module.
@@ -72,7 +74,7 @@ pub(super) async fn run(page: Page, engine: &Arc<Engine>, ask: &Ask) -> OpResult
         }
         Page::Delete => Ok(Reply::Result(Value::Bool(engine.delete_collection(name)?))),
         Page::Exists => Ok(Reply::Result(json!({ "exists": engine.consensus.collection(name).is_ok() }))),
-        Page::Cluster => Ok(Reply::Result(engine.cluster_view(name)?.to_json())),
+        Page::Cluster => Ok(said(engine, engine.cluster_view(name)?.to_json(), Lie::about_collection)),
         Page::ClusterSetup => {
             engine.change_cluster(name, cluster_change(&ask.object()?)?)?;
             done

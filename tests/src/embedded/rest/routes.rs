@@ -46,6 +46,11 @@ const fn route(method: &'static str, pattern: &'static str, need: Need, what: Wh
 }
 
 impl Route {
+    /// Whether points are read or written, of a collection or of one shard.
+    pub(super) fn is_about_points(&self) -> bool {
+        self.pattern.contains("/points") || self.pattern.ends_with("/facet")
+    }
+
     /// How much JSON the route takes: reads of one shard keep the web framework's own limit.
     pub(super) fn max_body(&self) -> usize {
         if self.pattern.contains("/shards/{shard}/points") { MAX_SHARD_BODY } else { MAX_BODY }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::super::clock;
 use super::super::engine::Engine;
 use super::super::error::{OpError, OpResult};
+use super::super::lie::{GARBAGE, Lie};
 use super::{Ask, Reply};
 
 /// The routes of this module.
@@ -32,10 +33,19 @@ pub(super) fn run(page: Page, engine: &Arc<Engine>, ask: &Ask) -> OpResult<Reply
         }))),
         Page::Healthz => Ok(Reply::Text(StatusCode::OK, "healthz check passed".into())),
         Page::Readyz => Ok(readyz(engine)),
-        Page::Cluster => Ok(Reply::Result(cluster(engine))),
+        Page::Cluster => Ok(said(engine, cluster(engine), Lie::about_cluster)),
         Page::Telemetry => Ok(Reply::Result(telemetry(engine, ask.number("details_level")?.unwrap_or(0)))),
         Page::Metrics => Err(OpError::lacking("GET /metrics")),
         Page::RemovePeer => remove_peer(engine, ask),
+    }
+}
+
+/// What is said of the cluster: the truth, or what a lie makes of it.
+pub(super) fn said(engine: &Engine, truth: Value, distort: impl FnOnce(Lie, Value) -> Value) -> Reply {
+    match engine.misconduct.lies.now() {
+        None => Reply::Result(truth),
+        Some(Lie::Garbage) => Reply::Garbage(GARBAGE),
+        Some(lie) => Reply::Result(distort(lie, truth)),
     }
 }
 
@@ -53,7 +63,7 @@ fn cluster(engine: &Engine) -> Value {
     if !engine.cluster_enabled {
         return json!({ "status": "disabled" });
     }
-    engine.consensus.view(|state| {
+    engine.misconduct.lies.state(&engine.consensus, |state| {
         let peers: Map<String, Value> =
             state.peers.iter().map(|(id, peer)| (id.to_string(), json!({ "uri": peer.uri }))).collect();
         let member = state.peers.contains_key(&engine.peer_id);
