@@ -10,7 +10,7 @@
 //! `UNIMPLEMENTED`, never with a guess. Above all that is:
 //!
 //! * sparse and multi-vectors, inference, `order_by`, groups, recommendation, discovery, the distance matrix, and queries
-//!   other than for the nearest points;
+//!   other than for the nearest points and for their fusion by rank;
 //! * snapshots that travel: upload, recovery from another server, of one shard or of a collection that is gone, streamed
 //!   and partial snapshots;
 //! * metrics, issues, logs and profiles, metadata keys, and what a node is asked to tell of its peers.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering as Atomic};
 use std::time::{Instant, SystemTime};
 
 mod admin;
+mod fusion;
 mod read;
 mod snapshots;
 mod split;

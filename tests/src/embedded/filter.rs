@@ -42,6 +42,17 @@ pub(crate) struct Range {
 // === impl Filter ===
 
 impl Filter {
+    /// Both filters at once.
+    pub(crate) fn both(first: Option<Self>, second: Option<Self>) -> Option<Self> {
+        match (first, second) {
+            (Some(first), Some(second)) => {
+                let must = [first, second].map(|filter| Condition::Nested(Box::new(filter))).into();
+                Some(Self { must, ..Self::default() })
+            }
+            (only, None) | (None, only) => only,
+        }
+    }
+
     /// Whether a point passes.
     pub(crate) fn matches(&self, id: &PointId, payload: &Map<String, Value>) -> bool {
         let holds = |condition: &Condition| condition.holds(id, payload);

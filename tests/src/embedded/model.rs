@@ -254,6 +254,9 @@ pub(crate) struct Scored {
     pub(crate) score: f32,
 }
 
+/// The constant of reciprocal rank fusion where a client names none.
+pub(crate) const RRF_K: u32 = 2;
+
 /// What a query asks for, before ids are replaced by their vectors.
 #[derive(Clone, Debug)]
 pub(crate) enum QueryTarget {
@@ -261,6 +264,11 @@ pub(crate) enum QueryTarget {
     None,
     Vector(Vec<f32>),
     Point(PointId),
+    /// The results of these, fused by rank with this constant.
+    Fusion {
+        prefetch: Vec<Query>,
+        k: u32,
+    },
 }
 
 /// A query as a client sends it.

@@ -883,6 +883,45 @@ async fn lies_are_told_by_one_node_alone() {
 }
 
 #[tokio::test]
+async fn prefetches_are_fused_by_rank() {
+    let nodes = Nodes::start(33, 2).await;
+    nodes.create("c", 2, 1).await;
+    nodes.upsert(0, "c", 0..20).await;
+    let before = nodes.internal("/qdrant.PointsInternal/QueryBatch").await;
+    let body = json!({
+        "prefetch": [
+            { "query": [1, 0], "limit": 3 },
+            { "query": [-1, 0], "limit": 3, "filter": { "must": [{ "key": "n", "range": { "gte": 18 } }] } },
+        ],
+        "query": { "fusion": "rrf" }, "limit": 2, "with_payload": true,
+        "filter": { "must_not": [{ "has_id": [19] }] },
+    });
+    let found = nodes.ok(0, "POST", "/collections/c/points/query", body).await;
+    let found = found["points"].as_array().expect("points");
+    assert_eq!(
+        (&found[0]["id"], &found[0]["score"], &found[0]["payload"]["n"]),
+        (&json!(18), &json!(1.0), &json!(18))
+    );
+    assert_eq!((found.len(), &found[1]["id"]), (2, &json!(17)));
+    // All prefetches travel in one call per shard.
+    assert_eq!(nodes.internal("/qdrant.PointsInternal/QueryBatch").await - before, 1);
+
+    let prefetch = |vector: Vec<f32>| pb::PrefetchQueryBuilder::default().query(vector).limit(3u64).build();
+    let query = pb::QueryPointsBuilder::new("c")
+        .add_prefetch(prefetch(vec![1.0, 0.0]))
+        .add_prefetch(prefetch(vec![2.0, 0.0]))
+        .query(pb::Query::new_fusion(pb::Fusion::Rrf))
+        .limit(1);
+    let found = nodes.grpc(1).query(query).await.expect("fused").result;
+    assert_eq!((found.len(), found[0].id.clone(), found[0].score), (1, Some(19.into()), 1.0));
+
+    let alone = json!({ "query": { "fusion": "rrf" } });
+    assert_eq!(nodes.ask(0, "POST", "/collections/c/points/query", alone).await.0, 400);
+    let rescored = json!({ "query": [1, 0], "prefetch": { "query": [1, 0] } });
+    assert_eq!(nodes.ask(0, "POST", "/collections/c/points/query", rescored).await.0, 501);
+}
+
+#[tokio::test]
 async fn a_frozen_replica_holds_writes_up_until_it_counts_as_dead() {
     let nodes = Nodes::start(13, 3).await;
     nodes.create("c", 1, 3).await;

@@ -17,6 +17,7 @@ use super::super::model::{
 };
 use super::super::peer_rpc::{Ask, Call, Told};
 use super::Engine;
+use super::fusion::fuse;
 
 impl Engine {
     /// Points by their ids, in the order asked for. Asks every selected shard: reads do not use the ring.
@@ -156,15 +157,18 @@ impl Engine {
         read: &impl Fn(Vec<ShardQuery>) -> Read,
     ) -> OpResult<Vec<Vec<Scored>>> {
         let keys = group.first().and_then(|query| query.keys.as_ref());
-        let examples = self.examples(meta, group, keys, params).await?;
+        // A fusion travels as its prefetches, all of them in the one call that each shard gets.
+        let sources: Vec<Vec<Query>> = group.iter().map(sources).collect();
+        let flat = sources.concat();
+        let examples = self.examples(meta, &flat, keys, params).await?;
         let later = fetches_payload_later(meta, group);
         let shard_queries =
-            group.iter().map(|query| shard_query(query, &examples, later)).collect::<OpResult<Vec<_>>>()?;
+            flat.iter().map(|query| shard_query(query, &examples, later)).collect::<OpResult<Vec<_>>>()?;
         for query in shard_queries.iter().filter(|query| query.vector.is_some()) {
             let space = meta.schema.vector(&query.using)?;
             space.check(query.vector.as_deref().unwrap_or_default())?;
         }
-        let mut lists: Vec<Vec<Scored>> = vec![Vec::new(); group.len()];
+        let mut lists: Vec<Vec<Scored>> = vec![Vec::new(); flat.len()];
         for (shard, answer) in self.scatter(meta, keys, &read(shard_queries), params).await? {
             let Answer::Scored(parts) = answer else {
                 continue;
@@ -177,9 +181,23 @@ impl Engine {
                 }));
             }
         }
-        let mut merged = Vec::with_capacity(lists.len());
-        for (query, list) in group.iter().zip(lists) {
-            let mut hits = merge(meta, query, list)?;
+        let mut merged = Vec::with_capacity(group.len());
+        let mut lists = lists.into_iter();
+        for (query, sources) in group.iter().zip(&sources) {
+            let mut parts = sources
+                .iter()
+                .zip(lists.by_ref())
+                .map(|(source, list)| merge(meta, source, list))
+                .collect::<OpResult<Vec<_>>>()?;
+            let mut hits = match query.target {
+                QueryTarget::Fusion { k, .. } => {
+                    let fused = fuse(parts, k, query.score_threshold);
+                    fused.into_iter().skip(query.offset).take(query.limit).collect()
+                }
+                QueryTarget::None | QueryTarget::Vector(_) | QueryTarget::Point(_) => {
+                    parts.pop().unwrap_or_default()
+                }
+            };
             if later {
                 self.fill(meta, query, &mut hits, params).await?;
             }
@@ -384,10 +402,24 @@ fn fetches_payload_later(meta: &CollectionMeta, group: &[Query]) -> bool {
     wanted && meta.shards.len().saturating_mul(moved) > used.saturating_mul(10)
 }
 
+/// What shards are asked on behalf of a query: itself, or its prefetches, each with what the whole asks for.
+fn sources(query: &Query) -> Vec<Query> {
+    let QueryTarget::Fusion { prefetch, .. } = &query.target else {
+        return vec![query.clone()];
+    };
+    let source = |prefetch: &Query| Query {
+        filter: Filter::both(query.filter.clone(), prefetch.filter.clone()),
+        with_payload: query.with_payload.clone(),
+        with_vectors: query.with_vectors.clone(),
+        ..prefetch.clone()
+    };
+    prefetch.iter().map(source).collect()
+}
+
 fn shard_query(query: &Query, examples: &HashMap<PointId, Record>, later: bool) -> OpResult<ShardQuery> {
     let mut filter = query.filter.clone();
     let vector = match &query.target {
-        QueryTarget::None => None,
+        QueryTarget::None | QueryTarget::Fusion { .. } => None,
         QueryTarget::Vector(vector) => Some(vector.clone()),
         QueryTarget::Point(id) => {
             let record =
@@ -415,7 +447,7 @@ fn shard_query(query: &Query, examples: &HashMap<PointId, Record>, later: bool) 
 
 fn merge(meta: &CollectionMeta, query: &Query, mut hits: Vec<Scored>) -> OpResult<Vec<Scored>> {
     match query.target {
-        QueryTarget::None => hits.sort_by_key(|hit| hit.record.id),
+        QueryTarget::None | QueryTarget::Fusion { .. } => hits.sort_by_key(|hit| hit.record.id),
         QueryTarget::Vector(_) | QueryTarget::Point(_) => {
             let larger = meta.schema.vector(&query.using)?.distance.larger_is_better();
             hits.sort_by(|a, b| {

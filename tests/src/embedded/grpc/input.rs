@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::super::affinity::Affinity;
 use super::super::error::{Kind, OpError, OpResult};
 use super::super::model::{
-    Consistency, KeySelector, Ordering, Point, PointId, PointVectors, Query, QueryTarget, ReadParams,
+    Consistency, KeySelector, Ordering, Point, PointId, PointVectors, Query, QueryTarget, RRF_K, ReadParams,
     Selector, ShardKey, Update, UpdateMode, Vectors, WithPayload, WithVectors, WriteParams,
 };
 use super::filter;
@@ -202,13 +202,26 @@ fn size(number: u64) -> usize {
 
 pub(super) fn query(request: pb::QueryPoints) -> OpResult<Query> {
     use pb::query::Variant;
-    if !request.prefetch.is_empty() {
-        return Err(OpError::lacking("`prefetch` in queries"));
-    }
     if request.lookup_from.is_some() {
         return Err(OpError::lacking("`lookup_from` in queries"));
     }
-    let target = match request.query.and_then(|query| query.variant) {
+    let variant = request.query.and_then(|query| query.variant);
+    let k = match &variant {
+        Some(Variant::Fusion(kind)) if *kind == pb::Fusion::Rrf as i32 => Some(RRF_K),
+        Some(Variant::Rrf(rrf)) if rrf.weights.is_empty() => Some(rrf.k.unwrap_or(RRF_K)),
+        _ => None,
+    };
+    let target = match variant {
+        _ if let Some(k) = k => {
+            if request.prefetch.is_empty() {
+                return Err(OpError::bad_request("cannot apply Fusion without prefetches"));
+            }
+            let prefetch = request.prefetch.into_iter().map(prefetch).collect::<OpResult<_>>()?;
+            QueryTarget::Fusion { prefetch, k }
+        }
+        _ if !request.prefetch.is_empty() => {
+            return Err(OpError::lacking("`prefetch` in queries other than fusions"));
+        }
         None => QueryTarget::None,
         Some(Variant::Nearest(input)) => nearest(input)?,
         Some(_) => return Err(OpError::lacking("this kind of query")),
@@ -223,6 +236,22 @@ pub(super) fn query(request: pb::QueryPoints) -> OpResult<Query> {
         with_payload: with_payload(request.with_payload, WithPayload::None),
         with_vectors: with_vectors(request.with_vectors),
         keys: keys(request.shard_key_selector)?,
+    })
+}
+
+/// One source of a fusion.
+fn prefetch(prefetch: pb::PrefetchQuery) -> OpResult<Query> {
+    if !prefetch.prefetch.is_empty() {
+        return Err(OpError::lacking("nested prefetches"));
+    }
+    query(pb::QueryPoints {
+        query: prefetch.query,
+        using: prefetch.using,
+        filter: prefetch.filter,
+        score_threshold: prefetch.score_threshold,
+        limit: prefetch.limit,
+        lookup_from: prefetch.lookup_from,
+        ..pb::QueryPoints::default()
     })
 }
 

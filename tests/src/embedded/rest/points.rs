@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::super::engine::{Engine, no_shard};
 use super::super::error::{Kind, OpError, OpResult};
 use super::super::model::{
-    Answer, KeySelector, Point, PointId, PointVectors, Query, QueryTarget, Read, Scored, Selector, Update,
-    WithPayload, WithVectors, WriteParams,
+    Answer, KeySelector, Point, PointId, PointVectors, Query, QueryTarget, RRF_K, Read, Scored, Selector,
+    Update, WithPayload, WithVectors, WriteParams,
 };
 use super::body::{self, optional, record_json, required, scored_json};
 use super::{Ask, Reply};
@@ -380,17 +380,54 @@ fn query_common(object: &Map<String, Value>, target: QueryTarget, using: String)
 }
 
 fn query_body(object: &Map<String, Value>) -> OpResult<Query> {
-    for name in ["prefetch", "lookup_from"] {
-        let empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-        if !object.get(name).is_none_or(empty) {
-            return Err(OpError::lacking(format_args!("`{name}` in queries")));
-        }
+    if object.get("lookup_from").is_some_and(|value| !value.is_null()) {
+        return Err(OpError::lacking("`lookup_from` in queries"));
     }
+    let prefetch = match object.get("prefetch") {
+        None | Some(Value::Null) => &[][..],
+        Some(Value::Array(several)) => several,
+        Some(one) => std::slice::from_ref(one),
+    };
     let target = match object.get("query") {
+        Some(query) if let Some(k) = fusion(query)? => {
+            if prefetch.is_empty() {
+                return Err(OpError::bad_request("cannot apply Fusion without prefetches"));
+            }
+            let prefetch = prefetch.iter().map(|prefetch| {
+                let prefetch = query_body(as_object(prefetch)?)?;
+                match prefetch.target {
+                    QueryTarget::Fusion { .. } => Err(OpError::lacking("nested prefetches")),
+                    QueryTarget::None | QueryTarget::Vector(_) | QueryTarget::Point(_) => Ok(prefetch),
+                }
+            });
+            QueryTarget::Fusion { prefetch: prefetch.collect::<OpResult<_>>()?, k }
+        }
+        _ if !prefetch.is_empty() => {
+            return Err(OpError::lacking("`prefetch` in queries other than fusions"));
+        }
         None | Some(Value::Null) => QueryTarget::None,
         Some(query) => nearest(query)?,
     };
     query_common(object, target, optional(object, "using")?.unwrap_or_default())
+}
+
+/// The constant of a fusion by rank, if this is one.
+fn fusion(query: &Value) -> OpResult<Option<u32>> {
+    let Value::Object(object) = query else {
+        return Ok(None);
+    };
+    if let Some(rrf) = object.get("rrf") {
+        let rrf = as_object(rrf)?;
+        if rrf.get("weights").is_some_and(|weights| !weights.is_null()) {
+            return Err(OpError::lacking("weights in fusions"));
+        }
+        return Ok(Some(optional(rrf, "k")?.unwrap_or(RRF_K)));
+    }
+    match object.get("fusion") {
+        None => Ok(None),
+        Some(fusion) if fusion == "rrf" => Ok(Some(RRF_K)),
+        Some(_) => Err(OpError::lacking("fusion other than by rank")),
+    }
 }
 
 /// A vector or a point id, bare or as `nearest`.
