@@ -32,6 +32,15 @@ mod latency;
 /// The weight of a past answer falls to a third in this time.
 const DECAY: Duration = Duration::from_secs(10);
 
+/// So many poor answers in a row, and a node is spared,
+const POOR_STREAK: usize = 5;
+
+/// for this long at first,
+const FIRST_PENALTY: Duration = Duration::from_secs(1);
+
+/// doubled each time up to 32 seconds.
+const MAX_DOUBLINGS: usize = 5;
+
 /// What a node is assumed to take before it has answered anything.
 const FIRST_GUESS: Duration = Duration::from_millis(1);
 
@@ -51,6 +60,12 @@ struct NodeState {
     /// When it last gave a sign of life, or was first asked for one.
     heard_at: AtomicU64,
     ejected: AtomicBool,
+    /// Reads that it answered poorly since it last answered one well.
+    poor_streak: AtomicUsize,
+    /// How often it was spared in a row.
+    penalties: AtomicUsize,
+    /// Until when it is spared, by its own clock.
+    spared_until: AtomicU64,
     /// Tells those that wait that it hangs.
     hung: Arc<Notify>,
     latency: PeakEwma,
@@ -151,6 +166,10 @@ impl Balance {
 
 impl Conditions for Balance {
     fn is_usable(&self, address: Address) -> bool {
+        self.nodes.get(&address).is_none_or(|node| !node.ejected.load(Ordering::Relaxed) && !node.is_spared())
+    }
+
+    fn is_alive(&self, address: Address) -> bool {
         self.nodes.get(&address).is_none_or(|node| !node.ejected.load(Ordering::Relaxed))
     }
 
@@ -188,10 +207,25 @@ impl NodeState {
             in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             heard_at: AtomicU64::new(0),
+            poor_streak: AtomicUsize::new(0),
+            penalties: AtomicUsize::new(0),
+            spared_until: AtomicU64::new(0),
             hung: Arc::default(),
             ejected: AtomicBool::new(false),
             latency: PeakEwma::new(FIRST_GUESS),
         }
+    }
+
+    fn spare(&self) {
+        let doublings = self.penalties.fetch_add(1, Ordering::Relaxed).min(MAX_DOUBLINGS);
+        let time = FIRST_PENALTY * (1 << doublings);
+        let until = self.latency.clock() + time.as_micros() as u64;
+        self.spared_until.store(until, Ordering::Relaxed);
+        tracing::info!(?time, "spared: a node answers with nothing but errors of its own");
+    }
+
+    fn is_spared(&self) -> bool {
+        self.latency.clock() < self.spared_until.load(Ordering::Relaxed)
     }
 
     fn hear(&self) {
@@ -212,6 +246,22 @@ impl InFlight {
         let took = self.sent_at.elapsed();
         self.node.latency.observe(took);
         took
+    }
+
+    /// Notes that the answer was a good one, as answers go.
+    pub(crate) fn good(&self) {
+        if self.node.poor_streak.swap(0, Ordering::Relaxed) == 0 {
+            return;
+        }
+        self.node.penalties.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that the node could not answer. Some such answers in a row, with no good one in between,
+    /// and it is spared for a time that doubles while that goes on.
+    pub(crate) fn poor(&self) {
+        if (self.node.poor_streak.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(POOR_STREAK) {
+            self.node.spare();
+        }
     }
 
     /// Notes that the wait is over: an answer has begun, or never will.
@@ -323,6 +373,52 @@ mod tests {
         assert!(balance.load(node) >= 9 * idle);
         drop(requests);
         assert_eq!(balance.in_flight(node), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_answers_poorly_is_spared_for_longer_each_time() {
+        let balance = Balance::default();
+        let node = address(1);
+        let poorly = |times: usize| (0..times).for_each(|_| balance.start(node).poor());
+        poorly(4);
+        balance.start(node).good();
+        poorly(4);
+        assert!(balance.is_usable(node), "a good answer in between");
+        poorly(1);
+        for seconds in [1, 2, 4] {
+            assert!(!balance.is_usable(node));
+            tokio::time::advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
+            assert!(!balance.is_usable(node), "for {seconds} seconds");
+            tokio::time::advance(Duration::from_millis(2)).await;
+            assert!(balance.is_usable(node), "after {seconds} seconds");
+            poorly(5);
+        }
+        tokio::time::advance(Duration::from_secs(8)).await;
+        balance.start(node).good();
+        poorly(5);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(balance.is_usable(node), "a good answer begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_told_while_somebody_waits() {
+        let balance = Balance::default();
+        let (node, silence) = (address(1), Duration::from_millis(250));
+        let first = balance.start(node);
+        tokio::time::advance(silence).await;
+        assert_eq!(balance.silent(silence), [node]);
+        balance.hear(node);
+        assert_eq!(balance.silent(silence), []);
+        first.heard();
+        tokio::time::advance(silence).await;
+        assert_eq!(balance.silent(silence), [], "nobody waits");
+
+        let waiting = balance.start(node);
+        let hung = waiting.hung();
+        balance.give_up(node);
+        tokio::time::timeout(silence, hung).await.expect("those that wait are told");
+        assert!(!balance.is_usable(node));
+        assert_eq!(balance.silent(Duration::ZERO), [], "it is out already");
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,12 +16,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response, request::Parts};
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tower::retry::budget::{Budget, TpsBudget};
 
 use crate::{
-    balance::{Balance, InFlight},
+    balance::Balance,
     dice::Dice,
     discovery::DiscoveryHandle,
     request::{Body, Class, Intent, Protocol, Repeat},
@@ -38,6 +37,7 @@ mod nodes;
 mod parts;
 mod refusal;
 mod repeat;
+mod reply;
 mod watch;
 
 pub use self::repeat::RetryWrites;
@@ -51,6 +51,7 @@ pub(crate) use self::{
     nodes::{Credentials, Gathered},
     parts::Merged,
     refusal::{Failure, refuse},
+    reply::ReplyBody,
     watch::watch,
 };
 
@@ -131,10 +132,9 @@ pub(crate) enum Placement {
 /// An answer, and how it came about.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<ReplyBody>,
     pub(crate) plan: Plan,
     pub(crate) attempts: usize,
-    pub(crate) in_flight: InFlight,
 }
 
 // === impl Job ===
@@ -194,24 +194,39 @@ impl Dispatcher {
             let (plan, error) = match outcome {
                 (plan, Ok((response, in_flight))) => {
                     let attempts = tried.len() - excluded + 1;
-                    let answer = Answer { response, plan, attempts, in_flight };
                     let is_poor = repeatable == Repeatable::Freely
                         && can_send_again
                         && !matches!(job.placement, Placement::Local(_))
-                        && asks_for_another(job.protocol, &answer.response);
-                    if !is_poor {
-                        // Reads alone compare: a snapshot takes long, and a quick error is no merit.
-                        if job.class == Class::Read && !answer.response.status().is_server_error() {
-                            self.balance.observe_read(answer.in_flight.answered());
-                        }
-                        return Ok(answer);
+                        && asks_for_another(job.protocol, &response);
+                    let is_read = job.class == Class::Read;
+                    // Reads alone compare: a snapshot takes long, and a quick error is no merit.
+                    if is_poor {
+                        in_flight.poor();
+                    } else if is_read {
+                        in_flight.good();
                     }
-                    tracing::debug!(address = %plan.address, status = %answer.response.status(), "asks for another node");
-                    tried.push(plan.address);
-                    unknown_outcomes += 1;
-                    poor.get_or_insert(answer);
-                    self.topology.refresh();
-                    continue;
+                    if is_read && !is_poor && !response.status().is_server_error() {
+                        self.balance.observe_read(in_flight.answered());
+                    }
+                    let (head, body) = response.into_parts();
+                    let body = ReplyBody::new(body, in_flight);
+                    let body = if is_read && can_send_again { body.prime().await } else { Ok(body) };
+                    match body {
+                        Ok(body) => {
+                            let answer =
+                                Answer { response: Response::from_parts(head, body), plan, attempts };
+                            if !is_poor {
+                                return Ok(answer);
+                            }
+                            tracing::debug!(address = %plan.address, "asks for another node");
+                            tried.push(plan.address);
+                            unknown_outcomes += 1;
+                            poor.get_or_insert(answer);
+                            self.topology.refresh();
+                            continue;
+                        }
+                        Err(error) => (plan, SendError::broken(&error)),
+                    }
                 }
                 (plan, Err(error)) => (plan, error),
             };
@@ -320,6 +335,10 @@ impl<'a> Now<'a> {
 impl Conditions for Now<'_> {
     fn is_usable(&self, address: Address) -> bool {
         self.balance.is_usable(address)
+    }
+
+    fn is_alive(&self, address: Address) -> bool {
+        self.balance.is_alive(address)
     }
 
     fn load(&self, address: Address) -> u64 {

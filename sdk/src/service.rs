@@ -199,7 +199,7 @@ impl Router {
 
     async fn send_whole(&self, job: &mut Job, routed: &mut Routed) -> Response<ResponseBody> {
         let dispatcher = &self.0.dispatcher;
-        let Answer { response, plan, attempts, in_flight } = match dispatcher.send(job).await {
+        let Answer { response, plan, attempts } = match dispatcher.send(job).await {
             Ok(answer) => answer,
             Err(failure) => {
                 routed.attempts = failure.attempts();
@@ -217,7 +217,7 @@ impl Router {
         if job.class == Class::Consensus && response.status().is_success() && !is_error {
             dispatcher.topology.note_change(plan.address, job.collection.as_deref());
         }
-        response.map(|body| ResponseBody::streamed(body, in_flight))
+        response.map(ResponseBody::streamed)
     }
 }
 

@@ -180,6 +180,11 @@ impl Upstream {
 // === impl SendError ===
 
 impl SendError {
+    /// The answer broke off.
+    pub(crate) fn broken(error: &hyper::Error) -> Self {
+        Self { sent: Sent::Unknown, no_connection: false, reason: chain(error) }
+    }
+
     fn not_sent(reason: String) -> Self {
         Self { sent: Sent::No, no_connection: false, reason }
     }

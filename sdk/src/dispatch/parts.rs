@@ -63,10 +63,9 @@ impl Dispatcher {
 
     pub(super) async fn send_part(&self, mut part: Part) -> (PartReply, Option<Plan>, usize) {
         match self.send(&mut part.job).await {
-            Ok(Answer { response, plan, attempts, in_flight }) => {
+            Ok(Answer { response, plan, attempts }) => {
                 let (head, body) = response.into_parts();
                 let body = Limited::new(body, MAX_REPLY_BYTES).collect().await;
-                drop(in_flight);
                 let reply = body
                     .map(|body| Reply {
                         status: head.status,

@@ -1,7 +1,6 @@
 //! Whether a request may be sent again: one table, and nothing else decides.
 
 use http::{HeaderMap, Response, StatusCode};
-use hyper::body::Incoming;
 
 use super::Placement;
 use crate::{
@@ -90,7 +89,7 @@ impl Repeatable {
 /// Whether an answer means that another node should be asked: the node cannot do it, as far as its own
 /// view and state go (`500` and `503`, INTERNAL and UNAVAILABLE). Wrong requests, limits and time-outs are
 /// the client's to know.
-pub(super) fn asks_for_another(protocol: Protocol, response: &Response<Incoming>) -> bool {
+pub(super) fn asks_for_another<B>(protocol: Protocol, response: &Response<B>) -> bool {
     match protocol {
         Protocol::Rest => {
             matches!(response.status(), StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE)

@@ -43,6 +43,11 @@ pub trait Conditions {
     /// Whether requests may be sent there.
     fn is_usable(&self, address: Address) -> bool;
 
+    /// Whether it can be reached, though it may have to be spared.
+    fn is_alive(&self, address: Address) -> bool {
+        self.is_usable(address)
+    }
+
     /// How loaded it is; lower is better.
     fn load(&self, address: Address) -> u64;
 
@@ -114,6 +119,8 @@ struct Field<'a, C> {
     conditions: &'a C,
     first: &'a Node,
     nodes: SmallVec<[&'a Node; 8]>,
+    /// Nodes that should be spared: better than none, where no other has a replica.
+    spared: SmallVec<[&'a Node; 4]>,
     dice: u64,
 }
 
@@ -128,7 +135,11 @@ impl<'a, C: Conditions> Field<'a, C> {
         if nodes.is_empty() && topology.fallback().iter().all(|address| tried.contains(address)) {
             nodes = left().collect();
         }
-        nodes.first().copied().map(|first| Self { topology, conditions, first, nodes, dice })
+        let is_spared = |node: &&Node| {
+            node.reachable && conditions.is_alive(node.address) && !conditions.is_usable(node.address)
+        };
+        let spared = left().filter(is_spared).collect();
+        nodes.first().copied().map(|first| Self { topology, conditions, first, nodes, spared, dice })
     }
 
     /// Leaves out the nodes that have not applied what this client has just changed, if others have.
@@ -178,12 +189,16 @@ impl<'a, C: Conditions> Field<'a, C> {
         };
         let costs = Costs::of(&touched, collection, intent);
         let shards = &touched.shards;
-        let best = self.nodes.iter().filter_map(|node| costs.saved(node.peer?)).max();
+        let best_of = |nodes: &[&Node]| nodes.iter().filter_map(|node| costs.saved(node.peer?)).max();
+        // The last replica is never given up, however poorly its node does.
+        let (nodes, best) = match best_of(&self.nodes) {
+            Some(best) => (&self.nodes[..], Some(best)),
+            None => (&self.spared[..], best_of(&self.spared)),
+        };
         let Some(saved) = best else {
             return Plan { expected_rpcs: Some(costs.without_replica), ..self.any(Reason::NoReplica) };
         };
-        let alike: SmallVec<[&Node; 8]> = self
-            .nodes
+        let alike: SmallVec<[&Node; 8]> = nodes
             .iter()
             .copied()
             .filter(|node| node.peer.and_then(|peer| costs.saved(peer)) == Some(saved))

@@ -8,9 +8,8 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 
-use crate::balance::InFlight;
+use crate::dispatch::ReplyBody;
 
 /// The body of a response: streamed from the node as the client takes it.
 #[derive(Debug)]
@@ -18,8 +17,7 @@ pub struct ResponseBody(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    /// With the guard that counts the request as in flight until its last byte.
-    Node(Incoming, Option<InFlight>),
+    Node(ReplyBody),
     /// Made here; gRPC ends with trailers.
     Local(Bytes, Option<HeaderMap>),
 }
@@ -27,8 +25,8 @@ enum Kind {
 // === impl ResponseBody ===
 
 impl ResponseBody {
-    pub(super) fn streamed(body: Incoming, in_flight: InFlight) -> Self {
-        Self(Kind::Node(body, Some(in_flight)))
+    pub(super) fn streamed(body: ReplyBody) -> Self {
+        Self(Kind::Node(body))
     }
 
     pub(super) fn local(bytes: Bytes) -> Self {
@@ -49,13 +47,7 @@ impl HttpBody for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.get_mut().0 {
-            Kind::Node(body, in_flight) => {
-                let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
-                if frame.is_none() {
-                    in_flight.take();
-                }
-                Poll::Ready(frame)
-            }
+            Kind::Node(body) => Pin::new(body).poll_frame(cx),
             Kind::Local(bytes, trailers) if bytes.is_empty() => {
                 Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
             }
@@ -65,14 +57,14 @@ impl HttpBody for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Node(body, _) => body.is_end_stream(),
+            Kind::Node(body) => body.is_end_stream(),
             Kind::Local(bytes, trailers) => bytes.is_empty() && trailers.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Node(body, _) => body.size_hint(),
+            Kind::Node(body) => body.size_hint(),
             Kind::Local(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
         }
     }

@@ -20,12 +20,17 @@ fn topology() -> Topology {
 #[derive(Default)]
 struct Weather {
     down: Vec<PeerId>,
+    spared: Vec<PeerId>,
     behind: Vec<PeerId>,
     loads: HashMap<Address, u64>,
 }
 
 impl Conditions for Weather {
     fn is_usable(&self, at: Address) -> bool {
+        self.is_alive(at) && !self.spared.iter().any(|&peer| address(peer) == at)
+    }
+
+    fn is_alive(&self, at: Address) -> bool {
         !self.down.iter().any(|&peer| address(peer) == at)
     }
 
@@ -301,6 +306,16 @@ fn with_no_usable_node_the_service_decides_and_without_one_any_node_is_better_th
     assert_eq!(place(&topology().with_fallback(service)), Some(Reason::Fallback));
     assert_eq!(place(&topology()), Some(Reason::AnyNode));
     assert_eq!(place(&Topology::default()), None);
+}
+
+#[test]
+fn the_last_replica_is_never_given_up() {
+    let rows: [Row<'_>; 1] = [(0, None, &[(1, Active)])];
+    let storm = Weather { spared: vec![1], ..calm() };
+    let read = intent(Action::Read, Keys::Unspecified, Points::All);
+    assert_eq!(outcomes(&collection(&rows), &read, &storm), (vec![1], Reason::ReadableReplica, Some(0)));
+    let write = write(WriteOrdering::Medium, &[7]);
+    assert_eq!(outcomes(&collection(&rows), &write, &storm), (vec![1], Reason::ShardLeader, Some(0)));
 }
 
 #[test]
