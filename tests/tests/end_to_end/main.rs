@@ -12,6 +12,7 @@ mod explain;
 mod failover;
 mod hops;
 mod keys;
+mod load;
 mod placement;
 mod python;
 mod snapshots;
