@@ -15,8 +15,8 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{admin, cli::CliError, listen, metrics::Metrics};
 
-/// How long requests in flight may take to finish after a signal to stop.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long requests in flight may take to finish after a signal to stop, unless configured otherwise.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The ports that are served.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Proxy {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then finishes what is in flight. Ends early with the error of
+/// Serves until SIGTERM or SIGINT, then takes up to `drain_timeout` to finish what is in flight. Ends early with the error of
 /// `check`, where that finds that the configuration cannot work.
 ///
 /// # Errors
@@ -64,6 +64,7 @@ impl Proxy {
 pub async fn serve(
     router: Router,
     listeners: Listeners,
+    drain_timeout: Duration,
     check: impl Future<Output = Result<(), CliError>>,
 ) -> Result<(), CliError> {
     let proxy = Proxy::new(router);
@@ -82,11 +83,11 @@ pub async fn serve(
         signal = signalled() => signal?,
         error = failed(check) => return Err(error),
     }
-    tracing::info!(timeout = ?DRAIN_TIMEOUT, "stopping: finishing what is in flight");
+    tracing::info!(timeout = ?drain_timeout, "stopping: finishing what is in flight");
     proxy.draining.store(true, Ordering::Release);
     stop.send_replace(true);
     let drained = async { (rest.await, grpc.await) };
-    if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+    if tokio::time::timeout(drain_timeout, drained).await.is_err() {
         tracing::warn!("some requests did not finish in time");
     }
     admin.abort();

@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use qdrant_router_proxy::cli::Cli;
-
 fn main() -> ExitCode {
-    Cli::parse().run()
+    qdrant_router_proxy::cli::run()
 }

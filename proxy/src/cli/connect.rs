@@ -1,46 +1,90 @@
-//! Where the cluster is and how to read its topology: the flags that every verb takes.
+//! Where the cluster is and how to read its topology: the keys that every verb takes.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
-use qdrant_router::{Router, TlsOptions};
+use qdrant_router::{
+    BuildError, Router, RouterBuilder, TlsError, TlsOptions,
+    discovery::{Host, Preset},
+};
 
 use super::CliError;
+use crate::config::value;
 
 /// Where the cluster is and how to read its topology.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Connect {
+    /// YAML file with any of these keys, named as the flags with underscores
+    ///
+    /// A flag wins over a variable, a variable over the file. Unknown keys are errors. `serve` reads the
+    /// file again when it changes, and on SIGHUP.
+    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_CONFIG")]
+    config: Option<PathBuf>,
+
     /// Headless Service to resolve: NAME[:REST[:GRPC]]
-    #[arg(long, value_name = "NAME", env = "QDRANT_ROUTER_HEADLESS")]
+    ///
+    /// Every address that it resolves to is asked whether it is a node. The ports are the nodes' where
+    /// they differ from `upstream_rest_port` and `upstream_grpc_port`.
+    ///
+    /// Example: my-headless.my-namespace.svc
+    #[arg(long, value_name = "NAME", env = "QDRANT_ROUTER_HEADLESS", value_parser = value::checked::<Host>)]
     headless: Option<String>,
 
     /// A fixed node, instead of or beside --headless; repeatable
+    ///
+    /// Several in the variable are separated by commas.
+    ///
+    /// Example: 10.0.0.7:6333:6334
     #[arg(
         long = "node",
         value_name = "HOST[:REST[:GRPC]]",
         env = "QDRANT_ROUTER_NODE",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = value::checked::<Host>
     )]
     nodes: Vec<String>,
 
     /// ClusterIP Service, used when no node can be
-    #[arg(long, value_name = "HOST[:REST[:GRPC]]", env = "QDRANT_ROUTER_FALLBACK", value_delimiter = ',')]
+    ///
+    /// Of several, the first that resolves.
+    ///
+    /// Example: my-service.my-namespace.svc
+    #[arg(
+        long,
+        value_name = "HOST[:REST[:GRPC]]",
+        env = "QDRANT_ROUTER_FALLBACK",
+        value_delimiter = ',',
+        value_parser = value::checked::<Host>
+    )]
     fallback: Vec<String>,
 
     /// Fill in the names of a known deployment: kubeblocks:CLUSTER[.NAMESPACE] or helm:RELEASE[.NAMESPACE]
-    #[arg(long, value_name = "PRESET", env = "QDRANT_ROUTER_PRESET")]
+    ///
+    /// Names its headless Service and its ClusterIP Service, where `headless` and `fallback` do not.
+    ///
+    /// Example: kubeblocks:my-cluster.my-namespace
+    #[arg(long, value_name = "PRESET", env = "QDRANT_ROUTER_PRESET", value_parser = value::checked::<Preset>)]
     preset: Option<String>,
 
     /// The nodes' REST port
-    #[arg(long, value_name = "PORT", env = "QDRANT_ROUTER_UPSTREAM_REST_PORT", default_value_t = 6333, value_parser = clap::value_parser!(u16).range(1..))]
+    ///
+    /// Example: 7333
+    #[arg(long, value_name = "PORT", env = "QDRANT_ROUTER_UPSTREAM_REST_PORT", default_value_t = 6333, value_parser = value::port)]
     upstream_rest_port: u16,
 
     /// The nodes' gRPC port
-    #[arg(long, value_name = "PORT", env = "QDRANT_ROUTER_UPSTREAM_GRPC_PORT", default_value_t = 6334, value_parser = clap::value_parser!(u16).range(1..))]
+    ///
+    /// Example: 7334
+    #[arg(long, value_name = "PORT", env = "QDRANT_ROUTER_UPSTREAM_GRPC_PORT", default_value_t = 6334, value_parser = value::port)]
     upstream_grpc_port: u16,
 
     /// DNS resolver to ask [default: the system's]
-    #[arg(long, value_name = "IP:PORT", env = "QDRANT_ROUTER_DNS")]
+    ///
+    /// Example: 10.96.0.10:53
+    #[arg(long, value_name = "IP:PORT", env = "QDRANT_ROUTER_DNS", value_parser = value::socket_address)]
     dns: Option<SocketAddr>,
 
     /// Read points by id over REST from the shards that own them, through an API that Qdrant does not document
@@ -48,19 +92,33 @@ pub(super) struct Connect {
     direct_point_reads: bool,
 
     /// File with the router's own API key, which reads the topology and nothing else; a read-only key is enough
+    ///
+    /// Clients' keys pass through to Qdrant and are not affected.
+    ///
+    /// Example: /etc/qdrant-router/api-key
     #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
 
     /// Speak TLS to the nodes
+    ///
+    /// Example: true
     #[arg(long, env = "QDRANT_ROUTER_UPSTREAM_TLS")]
     upstream_tls: bool,
 
     /// CA certificates to trust for the nodes, in PEM [default: the system's]
-    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_UPSTREAM_CA_FILE", requires = "upstream_tls")]
+    ///
+    /// Needs `upstream_tls`.
+    ///
+    /// Example: /etc/qdrant-router/ca.crt
+    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_UPSTREAM_CA_FILE")]
     upstream_ca_file: Option<PathBuf>,
 
     /// Name that the nodes' certificates are checked against [default: the headless Service]
-    #[arg(long, value_name = "NAME", env = "QDRANT_ROUTER_UPSTREAM_SERVER_NAME", requires = "upstream_tls")]
+    ///
+    /// Nodes are dialled by address, which certificates seldom carry. Needs `upstream_tls`.
+    ///
+    /// Example: any.my-headless.my-namespace.svc.cluster.local
+    #[arg(long, value_name = "NAME", env = "QDRANT_ROUTER_UPSTREAM_SERVER_NAME")]
     upstream_server_name: Option<String>,
 }
 
@@ -69,6 +127,11 @@ pub(super) struct Connect {
 impl Connect {
     /// A router for the cluster. It begins to look for the nodes at once.
     pub(super) fn router(&self) -> Result<Router, CliError> {
+        self.build(self.builder()?)
+    }
+
+    /// What the keys say of the router.
+    pub(super) fn builder(&self) -> Result<RouterBuilder, CliError> {
         let mut router = Router::builder()
             .upstream_rest_port(self.upstream_rest_port)
             .upstream_grpc_port(self.upstream_grpc_port)
@@ -89,28 +152,68 @@ impl Connect {
             router = router.dns(dns);
         }
         if let Some(key) = self.api_key()? {
-            router = router.api_key(&key)?;
+            router = router.api_key(&key).map_err(|error| self.blame(error))?;
         }
-        if self.upstream_tls {
-            let roots =
-                self.upstream_ca_file.as_ref().map(|path| read("--upstream-ca-file", path)).transpose()?;
-            router = router.tls(TlsOptions { roots, server_name: self.upstream_server_name.clone() });
+        if let Some(tls) = self.tls()? {
+            router = router.tls(tls);
         }
-        Ok(router.build()?)
+        Ok(router)
+    }
+
+    /// Builds what [`builder`](Self::builder) began.
+    pub(super) fn build(&self, router: RouterBuilder) -> Result<Router, CliError> {
+        router.build().map_err(|error| self.blame(error))
     }
 
     /// The router's own key, where one is given.
     pub(super) fn api_key(&self) -> Result<Option<String>, CliError> {
         let Some(path) = &self.api_key_file else { return Ok(None) };
-        let key = read("--api-key-file", path)?;
+        let key = read("api_key_file", path)?;
         let key = String::from_utf8_lossy(&key).trim().to_owned();
         if key.is_empty() {
-            return Err(CliError::EmptyKey(path.display().to_string()));
+            let reason = "the file is empty; it should hold the API key and nothing else";
+            return Err(CliError::setting("api_key_file", &path.display(), &reason));
         }
         Ok(Some(key))
     }
+
+    fn tls(&self) -> Result<Option<TlsOptions>, CliError> {
+        if self.upstream_tls {
+            let roots =
+                self.upstream_ca_file.as_ref().map(|path| read("upstream_ca_file", path)).transpose()?;
+            return Ok(Some(TlsOptions { roots, server_name: self.upstream_server_name.clone() }));
+        }
+        let needs_tls = "works with TLS only; set upstream_tls (--upstream-tls) too, or leave this out";
+        if let Some(path) = &self.upstream_ca_file {
+            return Err(CliError::setting("upstream_ca_file", &path.display(), &needs_tls));
+        }
+        if let Some(name) = &self.upstream_server_name {
+            return Err(CliError::setting("upstream_server_name", name, &needs_tls));
+        }
+        Ok(None)
+    }
+
+    /// Names the key whose value `error` is about.
+    fn blame(&self, error: BuildError) -> CliError {
+        let shown = |path: &Option<PathBuf>| path.as_deref().map(Path::display).map(|path| path.to_string());
+        let (key, value) = match &error {
+            BuildError::ApiKey => ("api_key_file", shown(&self.api_key_file)),
+            BuildError::Tls(TlsError::Roots(_)) => ("upstream_ca_file", shown(&self.upstream_ca_file)),
+            BuildError::Tls(TlsError::ServerName(_)) => {
+                ("upstream_server_name", self.upstream_server_name.clone())
+            }
+            _ => return error.into(),
+        };
+        match value {
+            Some(value) => CliError::setting(key, &value, &error),
+            None => error.into(),
+        }
+    }
 }
 
-fn read(flag: &'static str, path: &PathBuf) -> Result<Vec<u8>, CliError> {
-    std::fs::read(path).map_err(|error| CliError::File { flag, path: path.display().to_string(), error })
+fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, CliError> {
+    std::fs::read(path).map_err(|error| {
+        let reason = format!("{error}; check that the file exists and that this user may read it");
+        CliError::setting(key, &path.display(), &reason)
+    })
 }

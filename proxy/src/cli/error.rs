@@ -1,8 +1,10 @@
 //! How a verb ends when it fails.
 
-use std::{io, net::SocketAddr};
+use std::{fmt::Display, io};
 
 use qdrant_router::{BuildError, ExplainError, topology::ApiError};
+
+use crate::config::{self, Origins};
 
 /// A verb ended early.
 #[derive(Debug, thiserror::Error)]
@@ -11,30 +13,15 @@ pub enum CliError {
     /// The configuration cannot work.
     #[error("{0}")]
     Build(#[from] BuildError),
-    /// A file that the configuration names cannot be read.
-    #[error("{flag} {path}: {error}; check that the file exists and that this user may read it")]
-    File {
-        /// The flag that names it.
-        flag: &'static str,
-        /// Its path.
-        path: String,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The key file holds no key.
-    #[error("--api-key-file {0}: the file is empty; it should hold the API key and nothing else")]
-    EmptyKey(String),
-    /// An address cannot be listened on.
-    #[error(
-        "{flag} {address}: {error}; another process may use the port (see `ss -ltnp`), or the address is not this host's"
-    )]
-    Listen {
-        /// The flag that names it.
-        flag: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        error: io::Error,
+    /// The value of a key cannot work.
+    #[error("{} {value}: {reason}", config::flag(key))]
+    Setting {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it, and what to do.
+        reason: String,
     },
     /// No node accepts the router's key, and there is no fallback.
     #[error("{0}")]
@@ -61,14 +48,26 @@ pub enum CliError {
 // === impl CliError ===
 
 impl CliError {
+    /// `value` of `key` cannot work.
+    pub(super) fn setting(key: &'static str, value: &dyn Display, reason: &dyn Display) -> Self {
+        Self::Setting { key, value: value.to_string(), reason: reason.to_string() }
+    }
+
+    /// The error, with the place that the value at fault came from.
+    pub(crate) fn located(&self, origins: &Origins) -> String {
+        match (self, &origins.file) {
+            (Self::Setting { key, value, reason }, _) => format!("{}: {reason}", origins.name(key, value)),
+            (Self::Build(error), Some(file)) => format!("{}: {error}", file.display()),
+            _ => self.to_string(),
+        }
+    }
+
     /// Whether starting again without a change would end the same way.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Build(_)
-            | Self::File { .. }
-            | Self::EmptyKey(_)
-            | Self::Listen { .. }
+            | Self::Setting { .. }
             | Self::Refused(_)
             | Self::Explain(_)
             | Self::Argument { .. } => true,

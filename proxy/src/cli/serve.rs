@@ -1,17 +1,24 @@
 //! `qdrant-router serve`
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use qdrant_router::{
     Router,
-    topology::{ApiError, Problem},
+    topology::{ApiError, Problem, Settings},
 };
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 
 use super::{CliError, connect::Connect};
-use crate::lifecycle::{self, Listeners};
+use crate::{
+    config::value,
+    lifecycle::{self, Listeners},
+};
 
 /// How long the first survey of the nodes may take before its outcome is reported.
 const FIRST_SURVEY: Duration = Duration::from_secs(5);
@@ -23,50 +30,208 @@ pub struct Serve {
     connect: Connect,
 
     /// Where REST clients connect
-    #[arg(long, value_name = "IP:PORT", env = "QDRANT_ROUTER_LISTEN_REST", default_value = "0.0.0.0:6333")]
+    ///
+    /// Both protocols are served on both ports. Takes effect at the start only.
+    ///
+    /// Example: 127.0.0.1:6333
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "QDRANT_ROUTER_LISTEN_REST",
+        default_value = "0.0.0.0:6333",
+        value_parser = value::socket_address
+    )]
     listen_rest: SocketAddr,
 
     /// Where gRPC clients connect
-    #[arg(long, value_name = "IP:PORT", env = "QDRANT_ROUTER_LISTEN_GRPC", default_value = "0.0.0.0:6334")]
+    ///
+    /// Takes effect at the start only.
+    ///
+    /// Example: 127.0.0.1:6334
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "QDRANT_ROUTER_LISTEN_GRPC",
+        default_value = "0.0.0.0:6334",
+        value_parser = value::socket_address
+    )]
     listen_grpc: SocketAddr,
 
     /// The admin port: health, metrics, topology
+    ///
+    /// It shows the topology to whoever reaches it. Takes effect at the start only.
+    ///
+    /// Example: 0.0.0.0:9633
     #[arg(
         long,
         value_name = "IP:PORT",
         env = "QDRANT_ROUTER_LISTEN_ADMIN",
-        default_value = "127.0.0.1:9633"
+        default_value = "127.0.0.1:9633",
+        value_parser = value::socket_address
     )]
     listen_admin: SocketAddr,
+
+    /// Largest body that is looked into and kept for another attempt, in bytes, or in KiB, MiB or GiB
+    ///
+    /// Larger ones stream to any node. Qdrant's own limit for JSON is 32 MiB.
+    ///
+    /// Example: 64MiB
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "QDRANT_ROUTER_BODY_LIMIT",
+        default_value = "32MiB",
+        allow_hyphen_values = true,
+        value_parser = value::bytes(1 << 10, 1 << 30)
+    )]
+    body_limit: usize,
+
+    /// How often each node is asked what it holds
+    ///
+    /// Also how long a change that did not go through this router may go unnoticed. From 100ms to 1h.
+    ///
+    /// Example: 5s
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "QDRANT_ROUTER_TOPOLOGY_INTERVAL",
+        default_value = value::show(Settings::default().probe_interval),
+        allow_hyphen_values = true,
+        value_parser = value::duration(Duration::from_millis(100), Duration::from_secs(3600))
+    )]
+    topology_interval: Duration,
+
+    /// How long requests in flight may take to finish after a signal to stop
+    ///
+    /// On Kubernetes, less than the pod's `terminationGracePeriodSeconds`. At most 1h. Takes effect at
+    /// the start only.
+    ///
+    /// Example: 10s
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "QDRANT_ROUTER_DRAIN_TIMEOUT",
+        default_value = value::show(lifecycle::DRAIN_TIMEOUT),
+        allow_hyphen_values = true,
+        value_parser = value::duration(Duration::ZERO, Duration::from_secs(3600))
+    )]
+    drain_timeout: Duration,
+
+    /// What is logged: a level, or levels by target
+    ///
+    /// Levels are off, error, warn, info, debug and trace; several directives are separated by commas.
+    ///
+    /// Example: warn,qdrant_router=debug
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "QDRANT_ROUTER_LOG",
+        default_value = "info",
+        value_parser = value::log_filter
+    )]
+    log: String,
+
+    /// How log lines are written
+    ///
+    /// Takes effect at the start only.
+    ///
+    /// Example: json
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "QDRANT_ROUTER_LOG_FORMAT",
+        value_enum,
+        default_value_t = LogFormat::Text,
+        hide_possible_values = true
+    )]
+    log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs: one JSON object per line.
+    Json,
 }
 
 // === impl Serve ===
 
 impl Serve {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let filter = EnvFilter::try_from_env("QDRANT_ROUTER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+        let log =
+            tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&self.log)).with_writer(io::stderr);
+        match self.log_format {
+            LogFormat::Text => log.init(),
+            LogFormat::Json => log.json().init(),
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(self.serve())
     }
 
     async fn serve(self) -> Result<(), CliError> {
+        let router = self.router()?;
         let listeners = self.listen().await?;
-        let router = self.connect.router()?;
         let surveyed = report_survey(router.clone());
-        lifecycle::serve(router, listeners, surveyed).await
+        lifecycle::serve(router, listeners, self.drain_timeout, surveyed).await
+    }
+
+    /// The router as configured. It begins to look for the nodes at once.
+    pub(super) fn router(&self) -> Result<Router, CliError> {
+        self.different_listeners()?;
+        let router = self
+            .connect
+            .builder()?
+            .body_limit(self.body_limit)
+            .topology_settings(Settings { probe_interval: self.topology_interval, ..Settings::default() });
+        self.connect.build(router)
+    }
+
+    /// Fails where two listeners would share a port.
+    fn different_listeners(&self) -> Result<(), CliError> {
+        let listeners = self.listeners();
+        for (at, (key, address)) in listeners.iter().enumerate() {
+            for (other, taken) in listeners.iter().take(at) {
+                if collide(*address, *taken) {
+                    let reason =
+                        format!("{other} already has this port, at {taken}; give each a port of its own");
+                    return Err(CliError::setting(key, &address, &reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn listeners(&self) -> [(&'static str, SocketAddr); 3] {
+        [
+            ("listen_rest", self.listen_rest),
+            ("listen_grpc", self.listen_grpc),
+            ("listen_admin", self.listen_admin),
+        ]
     }
 
     async fn listen(&self) -> Result<Listeners, CliError> {
-        let bind = async |flag, address: SocketAddr| {
-            TcpListener::bind(address).await.map_err(|error| CliError::Listen { flag, address, error })
+        let bind = async |(key, address): (&'static str, SocketAddr)| {
+            TcpListener::bind(address).await.map_err(|error| {
+                let reason = format!(
+                    "{error}; another process may use the port (see `ss -ltnp`), or the address is not this host's"
+                );
+                CliError::setting(key, &address, &reason)
+            })
         };
-        Ok(Listeners {
-            rest: bind("--listen-rest", self.listen_rest).await?,
-            grpc: bind("--listen-grpc", self.listen_grpc).await?,
-            admin: bind("--listen-admin", self.listen_admin).await?,
-        })
+        let [rest, grpc, admin] = self.listeners();
+        Ok(Listeners { rest: bind(rest).await?, grpc: bind(grpc).await?, admin: bind(admin).await? })
     }
+}
+
+/// Whether one socket on each cannot be.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    // `[::]` takes IPv4 too.
+    let covers = |any: IpAddr, ip: IpAddr| any.is_unspecified() && (any.is_ipv6() || ip.is_ipv4());
+    let is_same_ip = one.ip() == other.ip() || covers(one.ip(), other.ip()) || covers(other.ip(), one.ip());
+    // The system picks another port for each zero.
+    is_same_ip && one.port() == other.port() && one.port() != 0
 }
 
 /// Says how the first survey went. Fails where it shows that the configuration is wrong: every node

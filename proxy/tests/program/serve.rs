@@ -1,69 +1,11 @@
-//! The program as its users start it: what it says, and how it ends.
+//! `qdrant-router serve`: what it says, and how it ends.
 
-use std::{
-    io::Read,
-    net::{IpAddr, TcpListener},
-    process::{Child, Command, ExitStatus, Stdio},
-    time::Duration,
-};
+use std::net::TcpListener;
 
 use http::StatusCode;
-use testkit::{Block, Cluster, Rest};
+use testkit::{Block, Cluster};
 
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// A running `qdrant-router serve`; killed when dropped.
-struct Program(Child);
-
-impl Program {
-    fn serve(ip: IpAddr, arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qdrant-router"));
-        command
-            .arg("serve")
-            .arg(format!("--listen-rest={ip}:6333"))
-            .arg(format!("--listen-grpc={ip}:6334"))
-            .arg(format!("--listen-admin={ip}:9633"))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        Self(command.spawn().expect("the program starts"))
-    }
-
-    /// What it says until its end, and how it ends.
-    fn end(mut self) -> (ExitStatus, String) {
-        let mut said = String::new();
-        self.0.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
-        (self.0.wait().expect("a child"), said)
-    }
-
-    fn terminate(&self) {
-        let kill = Command::new("kill").arg(self.0.id().to_string()).status().expect("kill");
-        assert!(kill.success());
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    let mut pause = tokio::time::interval(Duration::from_millis(20));
-    while !holds().await {
-        assert!(tokio::time::Instant::now() < deadline, "within {DEADLINE:?}: {what}");
-        pause.tick().await;
-    }
-}
-
-async fn get(ip: IpAddr, port: u16, path: &str) -> Option<(StatusCode, String)> {
-    let request = http::Request::get(path).body(Default::default()).expect("a request");
-    let response = Rest::new((ip, port).into(), None).raw(request).await.ok()?;
-    Some((response.status(), String::from_utf8_lossy(response.body()).into_owned()))
-}
+use crate::program::{Program, eventually, get};
 
 #[test]
 fn a_wrong_configuration_is_named_and_ends_with_two() {

@@ -1,0 +1,96 @@
+//! Starting the program and asking it.
+
+use std::{
+    io::Read,
+    net::IpAddr,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use http::StatusCode;
+use testkit::Rest;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running `qdrant-router serve`; killed when dropped.
+pub(crate) struct Program(Child);
+
+/// How a verb ended, and what it said.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a verb to its end.
+pub(crate) fn run(verb: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+    let output =
+        command(verb).args(arguments).envs(variables.iter().copied()).output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+fn command(verb: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qdrant-router"));
+    command.arg(verb).stdin(Stdio::null());
+    command
+}
+
+impl Program {
+    /// `serve` on the ports of `ip`.
+    pub(crate) fn serve(ip: IpAddr, arguments: &[&str]) -> Self {
+        let listeners = [("rest", 6333), ("grpc", 6334), ("admin", 9633)];
+        let listeners = listeners.map(|(name, port)| format!("--listen-{name}={ip}:{port}"));
+        let listeners = listeners.iter().map(String::as_str);
+        Self::start(&listeners.chain(arguments.iter().copied()).collect::<Vec<_>>())
+    }
+
+    /// `serve` with these arguments.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let mut command = command("serve");
+        command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+        Self(command.spawn().expect("the program starts"))
+    }
+
+    /// What it says until its end, and how it ends.
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
+        let mut said = String::new();
+        self.0.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+        (self.0.wait().expect("a child"), said)
+    }
+
+    pub(crate) fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = Command::new("kill").args(["-s", name, &self.0.id().to_string()]).status().expect("kill");
+        assert!(kill.success());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until something holds.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    let mut pause = tokio::time::interval(Duration::from_millis(20));
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "within {DEADLINE:?}: {what}");
+        pause.tick().await;
+    }
+}
+
+/// The answer to `GET path`; `None` where there is none.
+pub(crate) async fn get(ip: IpAddr, port: u16, path: &str) -> Option<(StatusCode, String)> {
+    let request = http::Request::get(path).body(Default::default()).expect("a request");
+    let response = Rest::new((ip, port).into(), None).raw(request).await.ok()?;
+    Some((response.status(), String::from_utf8_lossy(response.body()).into_owned()))
+}
