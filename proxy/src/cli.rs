@@ -8,16 +8,20 @@ use crate::config::{self, LoadError, Origins};
 
 mod check;
 mod connect;
+mod docs;
 mod error;
 mod explain;
 mod serve;
 mod topology;
 
-pub use self::{check::Check, error::CliError, explain::Explain, serve::Serve, topology::ShowTopology};
+pub use self::{
+    check::Check, docs::Docs, error::CliError, explain::Explain, serve::Serve, topology::ShowTopology,
+};
 
 /// Sends every Qdrant request straight to the node that holds its data.
 #[derive(Debug, Parser)]
 #[command(name = "qdrant-router", version, propagate_version = true)]
+#[command(after_help = "Completions and the man page: qdrant-router docs --help")]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -33,6 +37,9 @@ enum Verb {
     Topology(ShowTopology),
     /// Tell where a request would go, and why, without sending it.
     Explain(Explain),
+    /// Print the reference of the configuration, its JSON schema, the man page, or completions.
+    #[command(hide = true)]
+    Docs(Docs),
 }
 
 /// How the program was called. The configuration can be read from it again and again.
@@ -59,6 +66,7 @@ pub fn run() -> ExitCode {
         Verb::Check(check) => check.run(&origins),
         Verb::Topology(topology) => topology.run(),
         Verb::Explain(explain) => explain.run(),
+        Verb::Docs(docs) => docs.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,6 +17,7 @@ use std::{
 use clap::{ArgMatches, Command, error::ContextKind, error::ErrorKind, parser::ValueSource};
 
 mod file;
+pub(crate) mod reference;
 mod setting;
 pub(crate) mod value;
 

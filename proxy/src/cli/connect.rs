@@ -88,6 +88,10 @@ pub(super) struct Connect {
     dns: Option<SocketAddr>,
 
     /// Read points by id over REST from the shards that own them, through an API that Qdrant does not document
+    ///
+    /// Only where the ordinary read would cost internal RPCs; whatever is surprising leads back to it.
+    ///
+    /// Example: true
     #[arg(long, env = "QDRANT_ROUTER_DIRECT_POINT_READS")]
     direct_point_reads: bool,
 

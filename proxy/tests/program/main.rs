@@ -1,5 +1,6 @@
 //! The program as its users start it.
 
 mod config;
+mod docs;
 mod program;
 mod serve;
