@@ -48,7 +48,8 @@ async fn ready(State(proxy): State<Proxy>) -> (StatusCode, String) {
     if proxy.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
     }
-    let topology = proxy.router.topology();
+    let router = proxy.router();
+    let topology = router.topology();
     let snapshot = topology.snapshot();
     let reachable = snapshot.nodes().iter().filter(|node| node.peer.is_some() && node.reachable).count();
     if reachable > 0 {
@@ -67,14 +68,14 @@ async fn ready(State(proxy): State<Proxy>) -> (StatusCode, String) {
 async fn answers(proxy: &Proxy) -> bool {
     let request = http::Request::get("/healthz").body(Empty::<Bytes>::new());
     let Ok(request) = request else { return false };
-    match proxy.router.clone().oneshot(request).await {
+    match proxy.router().oneshot(request).await {
         Ok(response) => response.status().is_success(),
         Err(never) => match never {},
     }
 }
 
 async fn metrics(State(proxy): State<Proxy>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, METRICS_TYPE)], proxy.metrics.render(&proxy.router))
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], proxy.metrics.render(&proxy.router()))
 }
 
 /// Tells where a request would go: `{"method", "path", "body"}` or `{"grpc", "body"}`.
@@ -83,7 +84,7 @@ async fn explain(State(proxy): State<Proxy>, body: Bytes) -> impl IntoResponse {
         Ok(question) => question,
         Err(error) => return refused(&format!("the question is not understood: {error}")),
     };
-    match proxy.router.explain(question).await {
+    match proxy.router().explain(question).await {
         Ok(explanation) => (StatusCode::OK, Json(serde_json::json!(explanation))),
         Err(error) => refused(&error.to_string()),
     }
@@ -94,5 +95,5 @@ fn refused(error: &str) -> (StatusCode, Json<serde_json::Value>) {
 }
 
 async fn topology(State(proxy): State<Proxy>) -> Json<TopologyDocument> {
-    Json(TopologyDocument::of(&proxy.router))
+    Json(TopologyDocument::of(&proxy.router()))
 }

@@ -62,7 +62,7 @@ pub fn run() -> ExitCode {
         }
     };
     let outcome = match cli.verb {
-        Verb::Serve(serve) => serve.run(),
+        Verb::Serve(serve) => serve.run(invocation),
         Verb::Check(check) => check.run(&origins),
         Verb::Topology(topology) => topology.run(),
         Verb::Explain(explain) => explain.run(),

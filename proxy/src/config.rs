@@ -20,6 +20,7 @@ mod file;
 pub(crate) mod reference;
 mod setting;
 pub(crate) mod value;
+pub(crate) mod watch;
 
 pub(crate) use self::setting::{Kind, Setting};
 

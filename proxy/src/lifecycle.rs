@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use qdrant_router::Router;
 use tokio::{net::TcpListener, sync::watch};
 
@@ -32,8 +33,7 @@ pub struct Listeners {
 /// What the parts of a running proxy share.
 #[derive(Clone, Debug)]
 pub struct Proxy {
-    /// The router.
-    pub router: Router,
+    router: Arc<ArcSwap<Router>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     draining: Arc<AtomicBool>,
@@ -45,7 +45,19 @@ impl Proxy {
     /// A proxy around `router` that counts from zero.
     #[must_use]
     pub fn new(router: Router) -> Self {
+        let router = Arc::new(ArcSwap::from_pointee(router));
         Self { router, metrics: Arc::new(Metrics::new()), draining: Arc::default() }
+    }
+
+    /// The router that takes new requests.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        Router::clone(&self.router.load())
+    }
+
+    /// Sends new requests through `router`. Those in flight end on the one they began with.
+    pub fn replace(&self, router: Router) {
+        self.router.store(Arc::new(router));
     }
 
     /// Whether it has been told to stop.
@@ -55,19 +67,18 @@ impl Proxy {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then takes up to `drain_timeout` to finish what is in flight. Ends early with the error of
-/// `check`, where that finds that the configuration cannot work.
+/// Serves until SIGTERM or SIGINT, then takes up to `drain_timeout` to finish what is in flight. Ends
+/// early with the error that `failed` resolves to, where that finds that the configuration cannot work.
 ///
 /// # Errors
 ///
-/// The error of `check`, or of the system.
+/// The error that `failed` resolves to, or the system's.
 pub async fn serve(
-    router: Router,
+    proxy: Proxy,
     listeners: Listeners,
     drain_timeout: Duration,
-    check: impl Future<Output = Result<(), CliError>>,
+    failed: impl Future<Output = CliError>,
 ) -> Result<(), CliError> {
-    let proxy = Proxy::new(router);
     let (stop, stopped) = watch::channel(false);
     tracing::info!(
         rest = %listeners.rest.local_addr()?,
@@ -81,7 +92,7 @@ pub async fn serve(
 
     tokio::select! {
         signal = signalled() => signal?,
-        error = failed(check) => return Err(error),
+        error = failed => return Err(error),
     }
     tracing::info!(timeout = ?drain_timeout, "stopping: finishing what is in flight");
     proxy.draining.store(true, Ordering::Release);
@@ -92,14 +103,6 @@ pub async fn serve(
     }
     admin.abort();
     Ok(())
-}
-
-/// Resolves when `check` fails, and never when it does not.
-async fn failed(check: impl Future<Output = Result<(), CliError>>) -> CliError {
-    match check.await {
-        Err(error) => error,
-        Ok(()) => std::future::pending().await,
-    }
 }
 
 #[cfg(unix)]

@@ -94,9 +94,9 @@ fn connect(tcp: TcpStream, server: &auto::Builder<TokioExecutor>, graceful: &Gra
     });
 }
 
-async fn answer(mut proxy: Proxy, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+async fn answer(proxy: Proxy, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
     let began = Instant::now();
-    let mut response = proxy.router.call(request).await?;
+    let mut response = proxy.router().call(request).await?;
     if let Some(routed) = response.extensions_mut().remove() {
         proxy.metrics.observe(&routed, response.status(), began.elapsed());
     }

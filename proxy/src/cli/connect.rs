@@ -169,6 +169,12 @@ impl Connect {
         router.build().map_err(|error| self.blame(error))
     }
 
+    /// The files that the configuration is read from.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let files = [&self.config, &self.api_key_file, &self.upstream_ca_file];
+        files.into_iter().flatten().cloned().collect()
+    }
+
     /// The router's own key, where one is given.
     pub(super) fn api_key(&self) -> Result<Option<String>, CliError> {
         let Some(path) = &self.api_key_file else { return Ok(None) };

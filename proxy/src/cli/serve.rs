@@ -1,23 +1,29 @@
 //! `qdrant-router serve`
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use qdrant_router::{
     Router,
     topology::{ApiError, Problem, Settings},
 };
 use tokio::net::TcpListener;
-use tracing_subscriber::EnvFilter;
 
-use super::{CliError, connect::Connect};
+mod log;
+mod reload;
+
+use self::{
+    log::{Log, LogFormat},
+    reload::Reload,
+};
+use super::{CliError, Invocation, connect::Connect};
 use crate::{
-    config::value,
-    lifecycle::{self, Listeners},
+    config::{value, watch::Watch},
+    lifecycle::{self, Listeners, Proxy},
 };
 
 /// How long the first survey of the nodes may take before its outcome is reported.
@@ -147,34 +153,41 @@ pub struct Serve {
     log_format: LogFormat,
 }
 
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    /// For people.
-    Text,
-    /// For programs: one JSON object per line.
-    Json,
-}
-
 // === impl Serve ===
 
 impl Serve {
-    pub(super) fn run(self) -> Result<(), CliError> {
-        let log =
-            tracing_subscriber::fmt().with_env_filter(EnvFilter::new(&self.log)).with_writer(io::stderr);
-        match self.log_format {
-            LogFormat::Text => log.init(),
-            LogFormat::Json => log.json().init(),
-        }
+    pub(super) fn run(self, invocation: Invocation) -> Result<(), CliError> {
+        let log = Log::start(&self.log, self.log_format);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(self.serve())
+        runtime.block_on(self.serve(invocation, log))
     }
 
-    async fn serve(self) -> Result<(), CliError> {
+    async fn serve(self, invocation: Invocation, log: Log) -> Result<(), CliError> {
+        let watch = Watch::new(self.files())?;
         let router = self.router()?;
         let listeners = self.listen().await?;
-        let surveyed = report_survey(router.clone());
-        lifecycle::serve(router, listeners, self.drain_timeout, surveyed).await
+        let proxy = Proxy::new(router.clone());
+        let drain_timeout = self.drain_timeout;
+        let reload = Reload { invocation, watch, proxy: proxy.clone(), log, current: self };
+        let failed = async move {
+            if let Err(error) = report_survey(router).await {
+                return error;
+            }
+            match reload.run().await {}
+        };
+        lifecycle::serve(proxy, listeners, drain_timeout, failed).await
+    }
+
+    /// The files that the configuration is read from.
+    fn files(&self) -> Vec<PathBuf> {
+        self.connect.files()
+    }
+
+    /// The keys that take effect at the start only, with their values.
+    fn fixed(&self) -> [(&'static str, String); 5] {
+        let [rest, grpc, admin] = self.listeners().map(|(key, address)| (key, address.to_string()));
+        let drain_timeout = ("drain_timeout", value::show(self.drain_timeout));
+        [rest, grpc, admin, drain_timeout, ("log_format", format!("{:?}", self.log_format))]
     }
 
     /// The router as configured. It begins to look for the nodes at once.

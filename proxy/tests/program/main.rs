@@ -3,4 +3,5 @@
 mod config;
 mod docs;
 mod program;
+mod reload;
 mod serve;

@@ -1,9 +1,11 @@
 //! Starting the program and asking it.
 
 use std::{
-    io::Read,
+    io::{BufRead, BufReader},
     net::IpAddr,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -13,7 +15,12 @@ use testkit::Rest;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A running `qdrant-router serve`; killed when dropped.
-pub(crate) struct Program(Child);
+pub(crate) struct Program {
+    child: Child,
+    /// What it has said so far, and who listens.
+    said: Arc<Mutex<String>>,
+    listener: Option<JoinHandle<()>>,
+}
 
 /// How a verb ended, and what it said.
 #[derive(Debug)]
@@ -50,14 +57,28 @@ impl Program {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut command = command("serve");
         command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
-        Self(command.spawn().expect("the program starts"))
+        let mut child = command.spawn().expect("the program starts");
+        let said = Arc::new(Mutex::new(String::new()));
+        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let heard = said.clone();
+        let listener = std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                *heard.lock().expect("lock") += &format!("{line}\n");
+            }
+        });
+        Self { child, said, listener: Some(listener) }
     }
 
     /// What it says until its end, and how it ends.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
-        let mut said = String::new();
-        self.0.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
-        (self.0.wait().expect("a child"), said)
+        let status = self.child.wait().expect("a child");
+        self.listener.take().expect("a listener").join().expect("a thread");
+        (status, self.said())
+    }
+
+    /// What it has said so far.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().expect("lock").clone()
     }
 
     pub(crate) fn terminate(&self) {
@@ -66,15 +87,16 @@ impl Program {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
-        let kill = Command::new("kill").args(["-s", name, &self.0.id().to_string()]).status().expect("kill");
+        let kill =
+            Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().expect("kill");
         assert!(kill.success());
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -1,0 +1,46 @@
+//! The log: lines on standard error, through a filter that can change.
+
+use std::io;
+
+use clap::ValueEnum;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs: one JSON object per line.
+    Json,
+}
+
+/// The log of this process.
+#[derive(Debug)]
+pub(super) struct Log {
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+// === impl Log ===
+
+impl Log {
+    /// Starts to log. To be called once.
+    pub(super) fn start(filter: &str, format: LogFormat) -> Self {
+        let (layer, filter) = reload::Layer::new(EnvFilter::new(filter));
+        let lines = fmt::layer().with_writer(io::stderr);
+        let lines = match format {
+            LogFormat::Text => lines.boxed(),
+            LogFormat::Json => lines.json().boxed(),
+        };
+        tracing_subscriber::registry().with(layer).with(lines).init();
+        Self { filter }
+    }
+
+    /// Changes what is logged from now on.
+    pub(super) fn set(&self, filter: &str) {
+        if let Err(error) = self.filter.reload(EnvFilter::new(filter)) {
+            tracing::error!(%error, "the filter of the log did not change");
+        }
+    }
+}
