@@ -9,13 +9,15 @@ use crate::config::{self, LoadError, Origins};
 mod check;
 mod connect;
 mod docs;
+mod doctor;
 mod error;
 mod explain;
 mod serve;
 mod topology;
 
 pub use self::{
-    check::Check, docs::Docs, error::CliError, explain::Explain, serve::Serve, topology::ShowTopology,
+    check::Check, docs::Docs, doctor::Doctor, error::CliError, explain::Explain, serve::Serve,
+    topology::ShowTopology,
 };
 
 /// Sends every Qdrant request straight to the node that holds its data.
@@ -37,6 +39,8 @@ enum Verb {
     Topology(ShowTopology),
     /// Tell where a request would go, and why, without sending it.
     Explain(Explain),
+    /// Look at DNS, the nodes, credentials, certificates and shards, and tell how to fix what is wrong.
+    Doctor(Doctor),
     /// Print the reference of the configuration, its JSON schema, the man page, or completions.
     #[command(hide = true)]
     Docs(Docs),
@@ -66,6 +70,7 @@ pub fn run() -> ExitCode {
         Verb::Check(check) => check.run(&origins),
         Verb::Topology(topology) => topology.run(),
         Verb::Explain(explain) => explain.run(),
+        Verb::Doctor(doctor) => doctor.run(),
         Verb::Docs(docs) => docs.run(),
     };
     match outcome {

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod cli;
 mod config;
+mod doctor;
 pub mod lifecycle;
 pub mod listen;
 pub mod metrics;

@@ -1,18 +1,26 @@
 //! Where the cluster is and how to read its topology: the keys that every verb takes.
 
 use std::{
+    fmt::Display,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use bytes::Bytes;
 use clap::Args;
+use http::{HeaderValue, Request};
+use http_body_util::{BodyExt, Full};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use qdrant_router::{
-    BuildError, Router, RouterBuilder, TlsError, TlsOptions,
-    discovery::{Host, Preset},
+    BuildError, Router, RouterBuilder, Tls, TlsError, TlsOptions,
+    discovery::{DnsResolver, Host, Preset},
+    topology::HttpApi,
 };
+use tower::ServiceExt;
 
 use super::CliError;
-use crate::config::value;
+use crate::{config::value, doctor::Patient};
 
 /// Where the cluster is and how to read its topology.
 #[derive(Args, Clone, Debug)]
@@ -167,6 +175,75 @@ impl Connect {
     /// Builds what [`builder`](Self::builder) began.
     pub(super) fn build(&self, router: RouterBuilder) -> Result<Router, CliError> {
         router.build().map_err(|error| self.blame(error))
+    }
+
+    /// What `doctor` examines.
+    pub(super) fn patient(&self) -> Result<Patient, CliError> {
+        let builder = self.builder()?;
+        let sources = builder.sources()?;
+        let resolver = match self.dns {
+            Some(server) => DnsResolver::at(server),
+            None => DnsResolver::system(),
+        };
+        let resolver = resolver.map_err(BuildError::from)?;
+        let tls = self.tls()?.map(|options| {
+            let mut hosts = sources.headless.iter().chain(&sources.nodes);
+            let name = options.server_name.or_else(|| hosts.next().map(|host| host.name.clone()));
+            (options.roots, name.unwrap_or_default())
+        });
+        let (tls, server_name) = match tls {
+            Some((roots, name)) => {
+                let tls = Tls::new(roots.as_deref(), &name).map_err(|error| self.blame(error.into()))?;
+                (Some(tls), Some(name))
+            }
+            None => (None, None),
+        };
+        let key = self.api_key()?;
+        let header = key.as_deref().map(HeaderValue::from_str).transpose();
+        let header = header.map_err(|_| self.blame(BuildError::ApiKey))?;
+        let api = Arc::new(HttpApi::new(header, tls.as_ref()));
+        Ok(Patient { sources, resolver, api, server_name, has_key: key.is_some() })
+    }
+
+    /// The names of all collections that the key may see.
+    pub(super) async fn collections(&self, router: &Router) -> Result<Vec<String>, CliError> {
+        let result = self.ask(router, "/collections").await?;
+        let rows = result["collections"].as_array().into_iter().flatten();
+        let mut names: Vec<String> = rows.filter_map(|row| row["name"].as_str().map(str::to_owned)).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// How many copies of each shard a collection is configured to have.
+    pub(super) async fn replication_factor(
+        &self,
+        router: &Router,
+        collection: &str,
+    ) -> Result<Option<u64>, CliError> {
+        let path = format!("/collections/{}", utf8_percent_encode(collection, NON_ALPHANUMERIC));
+        let result = self.ask(router, &path).await?;
+        Ok(result["config"]["params"]["replication_factor"].as_u64())
+    }
+
+    /// The `result` of `GET path`, asked with the router's own key.
+    async fn ask(&self, router: &Router, path: &str) -> Result<serde_json::Value, CliError> {
+        let failed = |reason: &dyn Display| CliError::Cluster(format!("GET {path}: {reason}"));
+        let mut request = Request::get(path);
+        if let Some(key) = self.api_key()? {
+            request = request.header("api-key", key);
+        }
+        let request = request.body(Full::<Bytes>::default()).map_err(|error| failed(&error))?;
+        let response = match router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| failed(&error))?.to_bytes();
+        let mut document: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        match document.get_mut("result").map(serde_json::Value::take) {
+            Some(result) if status.is_success() => Ok(result),
+            _ => Err(failed(&format!("answered {status}: {}", String::from_utf8_lossy(&body)))),
+        }
     }
 
     /// The files that the configuration is read from.

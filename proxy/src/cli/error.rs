@@ -37,6 +37,9 @@ pub enum CliError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The doctor found problems.
+    #[error("{0} problem(s) found")]
+    Unwell(usize),
     /// The cluster could not be asked.
     #[error("{0}")]
     Cluster(String),
@@ -71,7 +74,7 @@ impl CliError {
             | Self::Refused(_)
             | Self::Explain(_)
             | Self::Argument { .. } => true,
-            Self::Cluster(_) | Self::System(_) => false,
+            Self::Unwell(_) | Self::Cluster(_) | Self::System(_) => false,
         }
     }
 }

@@ -6,15 +6,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use clap::Args;
-use http::Request;
-use http_body_util::{BodyExt, Full};
 use qdrant_router::{
     Router,
     topology::{Collection, Node, Topology, WriteOrdering, leader},
 };
-use tower::ServiceExt;
 
 use super::{CliError, connect::Connect, explain::Output};
 use crate::admin::TopologyDocument;
@@ -57,7 +53,7 @@ impl ShowTopology {
         router.topology().surveyed().await;
         loop {
             let names = match self.collections.is_empty() {
-                true => self.list(&router).await?,
+                true => self.connect.collections(&router).await?,
                 false => self.collections.clone(),
             };
             for name in &names {
@@ -76,31 +72,6 @@ impl ShowTopology {
             }
             tokio::time::sleep(WATCH_INTERVAL).await;
         }
-    }
-
-    /// The names of all collections that the key may see.
-    async fn list(&self, router: &Router) -> Result<Vec<String>, CliError> {
-        let failed =
-            |reason: &dyn std::fmt::Display| CliError::Cluster(format!("GET /collections: {reason}"));
-        let mut request = Request::get("/collections");
-        if let Some(key) = self.connect.api_key()? {
-            request = request.header("api-key", key);
-        }
-        let request = request.body(Full::<Bytes>::default()).map_err(|error| failed(&error))?;
-        let response = match router.clone().oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        };
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| failed(&error))?.to_bytes();
-        let document: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        let Some(rows) = document["result"]["collections"].as_array() else {
-            return Err(failed(&format!("answered {status}: {}", String::from_utf8_lossy(&body))));
-        };
-        let mut names: Vec<String> =
-            rows.iter().filter_map(|row| row["name"].as_str().map(str::to_owned)).collect();
-        names.sort();
-        Ok(names)
     }
 }
 

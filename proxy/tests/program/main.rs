@@ -2,6 +2,7 @@
 
 mod config;
 mod docs;
+mod doctor;
 mod program;
 mod reload;
 mod serve;

@@ -102,6 +102,12 @@ impl DnsResolver {
         Ok(Self { resolver, search })
     }
 
+    /// The absolute names that `name` may stand for, in the order in which they are asked for.
+    #[must_use]
+    pub fn readings(&self, name: &str) -> Vec<String> {
+        absolute_names(name, &self.search).iter().map(ToString::to_string).collect()
+    }
+
     async fn records(&self, name: &Name, kind: RecordType) -> Result<(Vec<IpAddr>, Duration), NetError> {
         let lookup = match self.resolver.lookup(name.clone(), kind).await {
             Ok(lookup) => lookup,

@@ -259,7 +259,12 @@ impl RouterBuilder {
         })))
     }
 
-    fn sources(&self) -> Result<Sources, BuildError> {
+    /// Where the nodes will be looked for, with the names that a preset stands for.
+    ///
+    /// # Errors
+    ///
+    /// When a host or the preset is none, or nothing says where the nodes are.
+    pub fn sources(&self) -> Result<Sources, BuildError> {
         let hosts =
             |hosts: &[String]| hosts.iter().map(|host| host.parse()).collect::<Result<Vec<Host>, _>>();
         let mut sources = Sources {
