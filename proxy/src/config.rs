@@ -215,35 +215,41 @@ pub(crate) fn variable(key: &str) -> String {
 // === impl LoadError ===
 
 impl LoadError {
-    /// A wrong value or an unknown flag in one line; what else clap says is left as it is.
+    /// What is wrong in one line; help, and what clap says in several, are left as they are.
     fn of(error: clap::Error, settings: &[Setting], arguments: &[OsString]) -> Self {
         let text = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
         let argument = text(ContextKind::InvalidArg);
         let argument = argument.split([' ', '=']).next().unwrap_or_default();
-        match error.kind() {
-            ErrorKind::UnknownArgument => {
-                let help = "`qdrant-router VERB --help` lists all flags";
-                let fix = match text(ContextKind::SuggestedArg) {
-                    none if none.is_empty() => help.to_owned(),
-                    nearest => format!("did you mean {nearest}?"),
-                };
-                Self::Mistake(format!("unknown argument {argument}; {fix}"))
-            }
+        let help = "`qdrant-router VERB --help` lists all flags";
+        let mistake = match error.kind() {
+            ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            | ErrorKind::MissingRequiredArgument
+            | ErrorKind::MissingSubcommand
+            | ErrorKind::InvalidSubcommand => return Self::Usage(Box::new(error)),
+            ErrorKind::UnknownArgument => match text(ContextKind::SuggestedArg) {
+                none if none.is_empty() => format!("unknown argument {argument}; {help}"),
+                nearest => format!("unknown argument {argument}; did you mean {nearest}?"),
+            },
             ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
                 let value = text(ContextKind::InvalidValue);
                 let setting = settings.iter().find(|setting| flag(setting.key()) == argument);
-                let (Some(setting), false) = (setting, value.is_empty()) else {
-                    return Self::Usage(Box::new(error));
+                let name = match setting {
+                    Some(setting) if !is_given(argument, arguments) => {
+                        format!("{}={value}", variable(setting.key()))
+                    }
+                    Some(_) | None => format!("{argument} {value}").trim_end().to_owned(),
                 };
-                let name = if is_given(argument, arguments) {
-                    format!("{argument} {value}")
-                } else {
-                    format!("{}={value}", variable(setting.key()))
-                };
-                Self::Mistake(format!("{name}: {}", setting::reason(&error)))
+                format!("{name}: {}", setting::reason(&error))
             }
-            _ => Self::Usage(Box::new(error)),
-        }
+            _ => {
+                let said = error.to_string();
+                let line = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                format!("{line}; {help}")
+            }
+        };
+        Self::Mistake(mistake)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `qdrant-router serve`
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -9,6 +9,7 @@ use std::{
 use clap::Args;
 use qdrant_router::{
     Router,
+    discovery::Sources,
     topology::{ApiError, Problem, Settings},
 };
 use tokio::net::TcpListener;
@@ -193,9 +194,9 @@ impl Serve {
     /// The router as configured. It begins to look for the nodes at once.
     pub(super) fn router(&self) -> Result<Router, CliError> {
         self.different_listeners()?;
-        let router = self
-            .connect
-            .builder()?
+        let builder = self.connect.builder()?;
+        self.not_itself(&builder.sources()?)?;
+        let router = builder
             .body_limit(self.body_limit)
             .topology_settings(Settings { probe_interval: self.topology_interval, ..Settings::default() });
         self.connect.build(router)
@@ -210,6 +211,32 @@ impl Serve {
                     let reason =
                         format!("{other} already has this port, at {taken}; give each a port of its own");
                     return Err(CliError::setting(key, &address, &reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails where a node or the fallback is the router itself. Only what an address tells is seen: names
+    /// are not resolved here.
+    fn not_itself(&self, sources: &Sources) -> Result<(), CliError> {
+        let nodes = sources.nodes.iter().map(|host| ("node", host));
+        for (key, host) in nodes.chain(sources.fallback.iter().map(|host| ("fallback", host))) {
+            let ip = match host.name.as_str() {
+                "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
+                name => name.parse(),
+            };
+            let Ok(ip) = ip else { continue };
+            let rest = SocketAddr::new(ip, host.rest_port.unwrap_or(sources.rest_port));
+            let grpc = SocketAddr::new(ip, host.grpc_port.unwrap_or(sources.grpc_port));
+            for (listener, address) in self.listeners() {
+                // Another host may have the address that this one merely covers with `0.0.0.0`.
+                let is_here = ip.is_loopback() || ip == address.ip();
+                if is_here && (collide(address, rest) || collide(address, grpc)) {
+                    let reason = format!(
+                        "the router would call itself: {listener} is at {address}; listen elsewhere, or give the port that Qdrant has"
+                    );
+                    return Err(CliError::setting(key, host, &reason));
                 }
             }
         }

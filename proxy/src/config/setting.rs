@@ -136,8 +136,10 @@ pub(super) fn reason(error: &clap::Error) -> String {
     if let Some(source) = std::error::Error::source(error) {
         return source.to_string();
     }
-    match error.get(ContextKind::ValidValue) {
-        Some(values) => format!("use one of: {values}"),
-        None => error.kind().as_str().unwrap_or("not a value of this key").to_owned(),
+    let is_empty = error.get(ContextKind::InvalidValue).is_none_or(|value| value.to_string().is_empty());
+    match error.get(ContextKind::ValidValue).map(ToString::to_string) {
+        Some(values) if !values.is_empty() => format!("use one of: {values}"),
+        _ if is_empty => "there is no value; give it one, or leave it out".to_owned(),
+        _ => error.kind().as_str().unwrap_or("not a value of this key").to_owned(),
     }
 }

@@ -38,6 +38,7 @@ fn a_mistake_in_the_file_is_one_line_with_its_place_value_and_fix() {
         ("headless: q\n\nheadless: p\n", ":3: headless is set a second time, first in line 1; keep one"),
         ("headless: [a, b]\n", ":1: headless is a list; this key has one value"),
         ("headless:\n", ":1: headless has no value"),
+        ("api_key_file: ''\n", ":1: api_key_file: : there is no value; give it one"),
         ("headless: not a name\n", ":1: headless: not a name: `not a name` is not HOST[:REST[:GRPC]]"),
         (
             "node: [a, 'b:0']\n",
@@ -97,6 +98,16 @@ fn a_mistake_elsewhere_names_the_flag_or_the_variable() {
             &[],
             &[("QDRANT_ROUTER_UPSTREAM_TLS", "1")],
             "QDRANT_ROUTER_UPSTREAM_TLS=1: use one of: true, false",
+        ),
+        (&["--config"], &[], "--config: there is no value"),
+        (&["--headless=a", "--headless=b"], &[], "the argument '--headless <NAME>' cannot be used multiple"),
+        (&[], &[("QDRANT_ROUTER_HEADLESS", "")], "QDRANT_ROUTER_HEADLESS=: `` is not HOST"),
+        (&[], &[("QDRANT_ROUTER_API_KEY_FILE", "")], "QDRANT_ROUTER_API_KEY_FILE=: there is no value"),
+        (&["--node=localhost"], &[], "--node localhost: the router would call itself: listen_rest is at"),
+        (
+            &["--node=q", "--fallback=127.0.0.1:9:6334"],
+            &[],
+            "--fallback 127.0.0.1:9:6334: the router would call",
         ),
         (&["--node=a"], &[("QDRANT_ROUTER_API_KEY_FILE", "/no")], "QDRANT_ROUTER_API_KEY_FILE=/no: No such"),
         (&["--node=a"], &[("QDRANT_ROUTER_CONFIG", "/no")], "--config /no: No such file"),
@@ -162,6 +173,6 @@ fn a_check_opens_no_port() {
     let block = Block::claim().expect("addresses");
     let taken = std::net::TcpListener::bind((block.proxy(), 6333)).expect("a free port");
     let address = taken.local_addr().expect("an address").to_string();
-    let ended = run("check", &["--node=127.0.0.1", "--listen-rest", &address], &[]);
+    let ended = run("check", &["--node=a", "--listen-rest", &address], &[]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
 }
