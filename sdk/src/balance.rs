@@ -20,14 +20,16 @@ use std::{
 use dashmap::DashMap;
 use tokio::{sync::Notify, time::Instant};
 
-use self::latency::Latencies;
-
 use crate::{
     route::Conditions,
     topology::{Address, Observer},
 };
 
-mod latency;
+mod latencies;
+mod percentile;
+
+pub use self::latencies::Latencies;
+use self::{latencies::LatencyCounter, percentile::RecentReads};
 
 /// The weight of a past answer falls to a third in this time.
 const DECAY: Duration = Duration::from_secs(10);
@@ -48,7 +50,18 @@ const FIRST_GUESS: Duration = Duration::from_millis(1);
 #[derive(Debug, Default)]
 pub struct Balance {
     nodes: DashMap<Address, Arc<NodeState>>,
-    reads: Latencies,
+    reads: RecentReads,
+    ejections: AtomicU64,
+}
+
+/// What an address has been sent since it became known, parts and repeats counted each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Requests sent.
+    pub sent: u64,
+    /// Answers, by the time to their head.
+    pub latencies: Latencies,
 }
 
 /// Load and health of one address.
@@ -69,6 +82,8 @@ struct NodeState {
     /// Tells those that wait that it hangs.
     hung: Arc<Notify>,
     latency: PeakEwma,
+    sent: AtomicU64,
+    latencies: LatencyCounter,
 }
 
 /// One request on its way. It counts as in flight until this is dropped.
@@ -96,6 +111,7 @@ impl Balance {
     pub(crate) fn start(&self, address: Address) -> InFlight {
         let node = self.node(address);
         node.in_flight.fetch_add(1, Ordering::Relaxed);
+        node.sent.fetch_add(1, Ordering::Relaxed);
         if node.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
             node.hear();
         }
@@ -146,6 +162,7 @@ impl Balance {
     /// Takes `address` out until the topology's probe has reached it again.
     pub(crate) fn eject(&self, address: Address) {
         if !self.node(address).ejected.swap(true, Ordering::Relaxed) {
+            self.ejections.fetch_add(1, Ordering::Relaxed);
             tracing::info!(%address, "taken out: no connection");
         }
     }
@@ -154,6 +171,21 @@ impl Balance {
     #[must_use]
     pub fn in_flight(&self, address: Address) -> usize {
         self.nodes.get(&address).map_or(0, |node| node.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// What `address` has been sent.
+    #[must_use]
+    pub fn traffic(&self, address: Address) -> Traffic {
+        self.nodes.get(&address).map_or_else(Traffic::default, |node| Traffic {
+            sent: node.sent.load(Ordering::Relaxed),
+            latencies: node.latencies.read(),
+        })
+    }
+
+    /// How many times an address has been taken out.
+    #[must_use]
+    pub fn ejections(&self) -> u64 {
+        self.ejections.load(Ordering::Relaxed)
     }
 
     fn node(&self, address: Address) -> Arc<NodeState> {
@@ -213,6 +245,8 @@ impl NodeState {
             hung: Arc::default(),
             ejected: AtomicBool::new(false),
             latency: PeakEwma::new(FIRST_GUESS),
+            sent: AtomicU64::new(0),
+            latencies: LatencyCounter::default(),
         }
     }
 
@@ -241,10 +275,14 @@ impl NodeState {
 // === impl InFlight ===
 
 impl InFlight {
-    /// Takes the time until now as the latency of the node.
-    pub(crate) fn answered(&self) -> Duration {
+    /// Notes that the head of the answer has come, how long that took, and whether this tells how loaded
+    /// the node is.
+    pub(crate) fn answered(&self, tells_load: bool) -> Duration {
         let took = self.sent_at.elapsed();
-        self.node.latency.observe(took);
+        self.node.latencies.observe(took);
+        if tells_load {
+            self.node.latency.observe(took);
+        }
         took
     }
 
@@ -343,7 +381,7 @@ mod tests {
     async fn answer(balance: &Balance, address: Address, after: Duration) {
         let request = balance.start(address);
         tokio::time::advance(after).await;
-        request.answered();
+        request.answered(true);
     }
 
     #[tokio::test(start_paused = true)]
@@ -373,6 +411,8 @@ mod tests {
         assert!(balance.load(node) >= 9 * idle);
         drop(requests);
         assert_eq!(balance.in_flight(node), 0);
+        assert_eq!(balance.traffic(node).sent, 9);
+        assert_eq!(balance.traffic(node).latencies.count(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -428,6 +468,8 @@ mod tests {
         assert!(balance.is_usable(node));
         balance.eject(node);
         assert!(!balance.is_usable(node));
+        balance.eject(node);
+        assert_eq!(balance.ejections(), 1, "it was out already");
         balance.answered(node);
         assert!(balance.is_usable(node));
     }

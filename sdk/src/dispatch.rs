@@ -205,8 +205,10 @@ impl Dispatcher {
                     } else if is_read {
                         in_flight.good();
                     }
-                    if is_read && !is_poor && !response.status().is_server_error() {
-                        self.balance.observe_read(in_flight.answered());
+                    let tells_load = is_read && !is_poor && !response.status().is_server_error();
+                    let took = in_flight.answered(tells_load);
+                    if tells_load {
+                        self.balance.observe_read(took);
                     }
                     let (head, body) = response.into_parts();
                     let body = ReplyBody::new(body, in_flight);

@@ -32,7 +32,7 @@ mod transport;
 struct Readme;
 
 pub use self::{
-    balance::Balance,
+    balance::{Balance, Latencies, Traffic},
     client::{Progress, Qdrant, QdrantBuilder},
     connect::{Tls, TlsError},
     dispatch::RetryWrites,

@@ -116,6 +116,8 @@ struct Shared {
     /// The newest change of metadata that went through this router.
     change: ArcSwap<Change>,
     problems: ArcSwap<Vec<Problem>>,
+    /// When a node last told what it knows.
+    heard: ArcSwap<Option<Instant>>,
     /// Whether every candidate of a complete discovery has been asked at least once.
     surveyed: AtomicBool,
     /// The names whose placement is wanted, and since when.
@@ -249,6 +251,13 @@ impl TopologyHandle {
     #[must_use]
     pub fn problems(&self) -> Arc<Vec<Problem>> {
         self.shared.problems.load_full()
+    }
+
+    /// How long ago a node last told what it knows, and so confirmed the snapshot or changed it;
+    /// `None` before any has.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.shared.heard.load().map(|heard| heard.elapsed())
     }
 
     /// Waits for the next snapshot.
@@ -448,6 +457,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         let Some(member) = self.members.get_mut(&address) else { return };
         match outcome {
             Ok(view) => {
+                self.shared.heard.store(Arc::new(Some(Instant::now())));
                 let peer = |view: &ClusterView| match view.kind {
                     ViewKind::Standalone => None,
                     ViewKind::Member { peer, .. } => Some(peer),

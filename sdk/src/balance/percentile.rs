@@ -16,15 +16,15 @@ const ENOUGH: u64 = 50;
 
 /// A histogram of recent latencies that any task may add to.
 #[derive(Debug)]
-pub(crate) struct Latencies {
+pub(crate) struct RecentReads {
     buckets: [AtomicU32; BUCKETS],
     /// Microseconds; zero while too few answers have come.
     p95: AtomicU64,
 }
 
-// === impl Latencies ===
+// === impl RecentReads ===
 
-impl Latencies {
+impl RecentReads {
     pub(crate) fn observe(&self, latency: Duration) {
         self.buckets[bucket(latency)].fetch_add(1, Ordering::Relaxed);
     }
@@ -60,7 +60,7 @@ impl Latencies {
     }
 }
 
-impl Default for Latencies {
+impl Default for RecentReads {
     fn default() -> Self {
         Self { buckets: [const { AtomicU32::new(0) }; BUCKETS], p95: AtomicU64::new(0) }
     }
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_percentile_is_within_a_fifth() {
-        let latencies = Latencies::default();
+        let latencies = RecentReads::default();
         latencies.settle();
         assert_eq!(latencies.p95(), None);
         for millis in 1..=100 {
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_is_old_is_forgotten() {
-        let latencies = Latencies::default();
+        let latencies = RecentReads::default();
         for _ in 0..1000 {
             latencies.observe(Duration::from_millis(500));
         }
