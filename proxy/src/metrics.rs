@@ -61,7 +61,7 @@ impl Metrics {
         });
         registry.register("request_duration_seconds", "Time to the head of the answer", duration.clone());
         let repeats = Family::default();
-        registry.register("repeats", "Attempts beyond the first", repeats.clone());
+        registry.register("repeats", "Attempts beyond the first, of each part of a request", repeats.clone());
         let expected_rpcs = Family::default();
         registry.register(
             "expected_internal_rpcs",
@@ -110,7 +110,7 @@ impl Metrics {
             })
             .inc();
         self.duration.get_or_create(&protocol).observe(took.as_secs_f64());
-        if let repeats @ 1.. = routed.attempts.saturating_sub(1) {
+        if let repeats @ 1.. = routed.attempts.saturating_sub(routed.parts) {
             self.repeats.get_or_create(&protocol).inc_by(repeats as u64);
         }
         if let Some(rpcs @ 1..) = routed.expected_rpcs {

@@ -94,8 +94,10 @@ pub struct Routed {
     pub node: Option<String>,
     /// The peer that answered, where known.
     pub peer: Option<PeerId>,
-    /// How many times it was sent.
+    /// How many times it was sent, each of its parts counted.
     pub attempts: usize,
+    /// What it was sent as: one request, or the parts of a split. More attempts than parts are repeats.
+    pub parts: usize,
     /// The internal RPCs that Qdrant was expected to need for it, where that can be told.
     pub expected_rpcs: Option<u32>,
     /// Whether a node answered.
@@ -159,12 +161,14 @@ impl Router {
         };
         let dispatcher = &self.0.dispatcher;
         let mut response = if matches!(job.placement, Placement::AllNodes) {
-            let Gathered { reply, plans, attempts, is_complete } = dispatcher.gather(job).await;
-            routed.merged(Reason::AllNodes, &plans, attempts, is_complete, &snapshot);
+            let Gathered { reply, plans, attempts, parts, is_complete } = dispatcher.gather(job).await;
+            routed.merged(Reason::AllNodes, &plans, &snapshot);
+            (routed.attempts, routed.parts, routed.answered) = (attempts, parts, is_complete);
             merged_response(reply)
         } else if let Some(parts) = dispatcher.deal(&call, &job) {
             let Merged { reply, plans, attempts, parts } = dispatcher.send_parts(protocol, parts).await;
-            routed.merged(Reason::Split, &plans, attempts, plans.len() == parts, &snapshot);
+            routed.merged(Reason::Split, &plans, &snapshot);
+            (routed.attempts, routed.parts, routed.answered) = (attempts, parts, plans.len() == parts);
             merged_response(reply)
         } else {
             let direct = match dispatcher.direct(&call, &job) {
@@ -269,26 +273,18 @@ impl Routed {
             node: None,
             peer: None,
             attempts: 0,
+            parts: 1,
             expected_rpcs: None,
             answered: false,
         }
     }
 
     /// Takes over how the parts of an answer came about.
-    fn merged(
-        &mut self,
-        reason: Reason,
-        plans: &[Plan],
-        attempts: usize,
-        answered: bool,
-        snapshot: &Topology,
-    ) {
+    fn merged(&mut self, reason: Reason, plans: &[Plan], snapshot: &Topology) {
         let labels: Vec<String> = plans.iter().map(|plan| label(snapshot, plan.peer, plan.address)).collect();
         self.reason = Some(reason);
         self.node = Some(labels.join(","));
-        self.attempts = attempts;
         self.expected_rpcs = plans.iter().map(|plan| plan.expected_rpcs).sum();
-        self.answered = answered;
     }
 
     fn write_headers(&self, snapshot: &Topology, headers: &mut HeaderMap) {

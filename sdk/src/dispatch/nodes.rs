@@ -32,6 +32,8 @@ pub(crate) struct Gathered {
     pub(crate) reply: Reply,
     pub(crate) plans: Vec<Plan>,
     pub(crate) attempts: usize,
+    /// The nodes that were asked.
+    pub(crate) parts: usize,
     /// Whether every node has answered.
     pub(crate) is_complete: bool,
 }
@@ -63,6 +65,7 @@ impl Dispatcher {
         let took = began.elapsed();
         let plans = answers.iter().filter_map(|(_, plan, _)| *plan).collect();
         let attempts = answers.iter().map(|(.., attempts)| attempts).sum();
+        let asked = answers.len();
         let is_complete = answers.iter().all(|(part, ..)| part.reply.is_ok());
         let parts: Vec<PartReply> = answers.into_iter().map(|(part, ..)| part).collect();
         let reply = if class == Class::SnapshotList {
@@ -78,7 +81,7 @@ impl Dispatcher {
         } else {
             merge_created(protocol, parts, took)
         };
-        Gathered { reply, plans, attempts, is_complete }
+        Gathered { reply, plans, attempts, parts: asked, is_complete }
     }
 
     /// The node that lists the snapshot `file` at `path`, where one does.
