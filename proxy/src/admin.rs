@@ -1,12 +1,15 @@
-//! The admin port: health, metrics and topology, for people and machines that watch.
+//! The admin port: health, metrics, topology and the dashboard, for people and machines that watch.
 //!
 //! It has a listener of its own, on the loopback interface unless configured otherwise, and answers
 //! whether or not Qdrant does.
 
+use std::sync::Arc;
+
 use axum::{
     Json, Router as Routes,
-    extract::State,
+    extract::{FromRef, Query, State},
     http::{StatusCode, header},
+    middleware::map_response,
     response::IntoResponse,
     routing::{get, post},
 };
@@ -17,29 +20,72 @@ use tokio::net::TcpListener;
 use tower::ServiceExt;
 
 pub(crate) use self::topology::TopologyDocument;
+use self::{feed::Feed, paging::Paging};
 use crate::lifecycle::Proxy;
 
+mod collections;
+mod dashboard;
+mod feed;
+mod nodes;
+mod paging;
+mod pulse;
 mod topology;
 
 /// What Prometheus expects of the text that [`prometheus_client`] writes.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Serves the admin port until the task is dropped.
-pub async fn serve(listener: TcpListener, proxy: Proxy) {
-    if let Err(error) = axum::serve(listener, routes(proxy)).await {
-        tracing::error!(%error, "the admin port failed");
+/// What the handlers share.
+#[derive(Clone, Debug)]
+struct Admin {
+    proxy: Proxy,
+    feed: Arc<Feed>,
+}
+
+impl FromRef<Admin> for Proxy {
+    fn from_ref(admin: &Admin) -> Self {
+        admin.proxy.clone()
     }
 }
 
-/// The routes of the admin port.
-pub fn routes(proxy: Proxy) -> Routes {
+impl FromRef<Admin> for Arc<Feed> {
+    fn from_ref(admin: &Admin) -> Self {
+        admin.feed.clone()
+    }
+}
+
+/// Serves the admin port, and watches the cluster for its dashboard, until the task is dropped.
+pub async fn serve(listener: TcpListener, proxy: Proxy) {
+    let feed = Arc::new(Feed::new());
+    let routes = routes(Admin { proxy: proxy.clone(), feed: feed.clone() });
+    tokio::select! {
+        () = proxy.journal.follow(&proxy) => {}
+        () = feed.run(&proxy) => {}
+        served = axum::serve(listener, routes) => {
+            if let Err(error) = served {
+                tracing::error!(%error, "the admin port failed");
+            }
+        }
+    }
+}
+
+fn routes(admin: Admin) -> Routes {
     Routes::new()
+        .route("/", get(dashboard::page))
+        .route("/dashboard.css", get(dashboard::style))
+        .route("/dashboard.js", get(dashboard::script))
+        .route("/favicon.svg", get(dashboard::icon))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/topology", get(topology))
+        .route("/topology/nodes", get(nodes))
+        .route("/topology/collections", get(collections::list))
+        .route("/topology/collections/{name}", get(collections::show))
         .route("/explain", post(explain))
-        .with_state(proxy)
+        .route("/events", get(feed::events))
+        .route("/events/recent", get(recent))
+        .layer(map_response(dashboard::guarded))
+        .with_state(admin)
 }
 
 /// Ready means that requests have somewhere to go: the topology is known, or the fallback answers.
@@ -96,4 +142,19 @@ fn refused(error: &str) -> (StatusCode, Json<serde_json::Value>) {
 
 async fn topology(State(proxy): State<Proxy>) -> Json<TopologyDocument> {
     Json(TopologyDocument::of(&proxy.router()))
+}
+
+/// The nodes with their traffic, `?search=&page=`.
+async fn nodes(
+    State(Admin { proxy, feed }): State<Admin>,
+    Query(paging): Query<Paging>,
+) -> impl IntoResponse {
+    let (finds, rows) = (paging.finder(), feed.nodes(&proxy));
+    let found: Vec<_> = rows.iter().filter(|row| row.matches(&finds)).collect();
+    Json(serde_json::json!(paging.of(found, |row| row)))
+}
+
+/// What happened lately, the newest first.
+async fn recent(State(proxy): State<Proxy>) -> impl IntoResponse {
+    Json(serde_json::json!({ "events": proxy.journal.recent() }))
 }

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use qdrant_router::Router;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{admin, cli::CliError, listen, metrics::Metrics};
+use crate::{admin, cli::CliError, journal::Journal, listen, metrics::Metrics};
 
 /// How long requests in flight may take to finish after a signal to stop, unless configured otherwise.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,6 +36,8 @@ pub struct Proxy {
     router: Arc<ArcSwap<Router>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What happened lately.
+    pub journal: Arc<Journal>,
     draining: Arc<AtomicBool>,
 }
 
@@ -46,7 +48,7 @@ impl Proxy {
     #[must_use]
     pub fn new(router: Router) -> Self {
         let router = Arc::new(ArcSwap::from_pointee(router));
-        Self { router, metrics: Arc::new(Metrics::new()), draining: Arc::default() }
+        Self { router, metrics: Arc::new(Metrics::new()), journal: Arc::default(), draining: Arc::default() }
     }
 
     /// The router that takes new requests.

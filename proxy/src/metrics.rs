@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{
         counter::Counter,
         family::Family,
@@ -15,6 +18,16 @@ use prometheus_client::{
 };
 use qdrant_router::{Routed, Router};
 
+mod cluster;
+mod tally;
+
+use self::{cluster::ClusterMetrics, tally::Tally};
+
+pub(crate) use self::tally::Totals;
+
+/// What all names begin with.
+const PREFIX: &str = "qdrant_router";
+
 /// The metrics of one proxy.
 #[derive(Debug)]
 pub struct Metrics {
@@ -23,6 +36,9 @@ pub struct Metrics {
     duration: Family<ProtocolLabels, Histogram>,
     repeats: Family<ProtocolLabels, Counter>,
     expected_rpcs: Family<ProtocolLabels, Counter>,
+    known_hops: Family<ProtocolLabels, Counter>,
+    without_hop: Family<ProtocolLabels, Counter>,
+    tally: Tally,
     nodes: Gauge,
     reachable_nodes: Gauge,
     in_flight: Gauge,
@@ -49,7 +65,7 @@ impl Metrics {
     /// Metrics that count from zero.
     #[must_use]
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("qdrant_router");
+        let mut registry = Registry::with_prefix(PREFIX);
         let requests = Family::default();
         registry.register(
             "requests",
@@ -68,6 +84,18 @@ impl Metrics {
             "Internal RPCs that Qdrant was expected to need for what was routed",
             expected_rpcs.clone(),
         );
+        let known_hops = Family::default();
+        registry.register(
+            "requests_with_known_hops",
+            "Requests of which the internal RPCs can be told",
+            known_hops.clone(),
+        );
+        let without_hop = Family::default();
+        registry.register(
+            "requests_without_hop",
+            "Requests that needed no internal RPC, of those with known hops",
+            without_hop.clone(),
+        );
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -84,6 +112,9 @@ impl Metrics {
             duration,
             repeats,
             expected_rpcs,
+            known_hops,
+            without_hop,
+            tally: Tally::default(),
             nodes,
             reachable_nodes,
             in_flight,
@@ -113,9 +144,20 @@ impl Metrics {
         if let repeats @ 1.. = routed.attempts.saturating_sub(routed.parts) {
             self.repeats.get_or_create(&protocol).inc_by(repeats as u64);
         }
-        if let Some(rpcs @ 1..) = routed.expected_rpcs {
-            self.expected_rpcs.get_or_create(&protocol).inc_by(rpcs.into());
+        if let Some(rpcs) = routed.expected_rpcs {
+            self.known_hops.get_or_create(&protocol).inc();
+            // A share can be told of both from the first request on.
+            self.without_hop.get_or_create(&protocol).inc_by((rpcs == 0).into());
+            if rpcs > 0 {
+                self.expected_rpcs.get_or_create(&protocol).inc_by(rpcs.into());
+            }
         }
+        self.tally.count(routed, matches!(outcome, "unanswered" | "server_error"));
+    }
+
+    /// What has been counted so far.
+    pub(crate) fn totals(&self) -> Totals {
+        self.tally.read()
     }
 
     /// All metrics in Prometheus' text format, with the gauges as they are now.
@@ -131,8 +173,13 @@ impl Metrics {
             self.term.set(epoch.term.try_into().unwrap_or(i64::MAX));
             self.commit.set(epoch.commit.try_into().unwrap_or(i64::MAX));
         }
+        let mut cluster = Registry::with_prefix(PREFIX);
+        cluster.register_collector(Box::new(ClusterMetrics::of(router)));
         let mut text = String::new();
-        if let Err(error) = encode(&mut text, &self.registry) {
+        let written = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &cluster))
+            .and_then(|()| encode_eof(&mut text));
+        if let Err(error) = written {
             tracing::error!(%error, "metrics could not be written");
         }
         text

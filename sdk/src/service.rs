@@ -118,6 +118,12 @@ impl Router {
         &self.0.dispatcher.topology
     }
 
+    /// Whether both are clones of one router.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Load and health of the nodes.
     #[must_use]
     pub fn balance(&self) -> &Balance {
@@ -177,7 +183,8 @@ impl Router {
             };
             match direct {
                 Some(DirectAnswer { reply, plans, attempts }) => {
-                    routed.merged(Reason::DirectRead, &plans, attempts, true, &snapshot);
+                    routed.merged(Reason::DirectRead, &plans, &snapshot);
+                    (routed.attempts, routed.parts, routed.answered) = (attempts, plans.len(), true);
                     merged_response(reply)
                 }
                 None => self.send_whole(&mut job, &mut routed).await,
