@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod control;
 mod stage;
 mod tour;
 
@@ -46,7 +47,10 @@ async fn run(check: bool) -> Result<(), stage::Error> {
         return Ok(());
     }
     stage.print_addresses();
-    tokio::signal::ctrl_c().await?;
+    tokio::select! {
+        stopped = tokio::signal::ctrl_c() => stopped?,
+        never = control::obey(&stage.cluster) => match never {},
+    }
     println!();
     Ok(())
 }

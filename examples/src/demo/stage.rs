@@ -108,6 +108,8 @@ impl Stage {
         println!("  curl http://{}/topology", self.admin);
         println!("  curl http://{}/metrics", self.admin);
         println!("gRPC clients: http://{}", self.grpc);
+        println!("Dashboard:    http://{}/", self.admin);
+        println!("Type `kill 1`, `restart 1` or `move 1` to see a node leave, return or change its address.");
         println!("Ctrl-C ends it.");
     }
 }
