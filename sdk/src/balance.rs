@@ -154,6 +154,7 @@ impl Balance {
     pub(crate) fn give_up(&self, address: Address) {
         let node = self.node(address);
         if !node.ejected.swap(true, Ordering::Relaxed) {
+            self.ejections.fetch_add(1, Ordering::Relaxed);
             tracing::info!(%address, "taken out: it does not answer");
         }
         node.hung.notify_waiters();

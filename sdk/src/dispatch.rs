@@ -40,7 +40,7 @@ mod repeat;
 mod reply;
 mod watch;
 
-pub use self::repeat::RetryWrites;
+pub use self::repeat::{RetryWrites, RetryWritesError};
 use self::{
     attempt::{Answered, Attempt},
     repeat::{Repeatable, asks_for_another},

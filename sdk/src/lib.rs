@@ -35,6 +35,6 @@ pub use self::{
     balance::{Balance, Latencies, Traffic},
     client::{Progress, Qdrant, QdrantBuilder},
     connect::{Tls, TlsError},
-    dispatch::RetryWrites,
+    dispatch::{RetryWrites, RetryWritesError},
     service::{BuildError, ExplainError, Question, ResponseBody, Routed, Router, RouterBuilder, TlsOptions},
 };

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
@@ -116,6 +116,12 @@ impl Router {
     #[must_use]
     pub fn topology(&self) -> &TopologyHandle {
         &self.0.dispatcher.topology
+    }
+
+    /// How many reads were sent to a second node, because the first was slower than usual.
+    #[must_use]
+    pub fn hedges(&self) -> u64 {
+        self.0.dispatcher.hedges.load(Ordering::Relaxed)
     }
 
     /// Whether both are clones of one router.
@@ -261,7 +267,7 @@ fn merged_response(reply: Reply) -> Response<ResponseBody> {
 
 /// What the request itself allows, taken off it.
 fn retry_writes(headers: &mut HeaderMap) -> Option<RetryWrites> {
-    RetryWrites::from_name(headers.remove(RETRY_WRITES)?.to_str().ok()?)
+    headers.remove(RETRY_WRITES)?.to_str().ok()?.parse().ok()
 }
 
 /// The name of a node for people.

@@ -65,6 +65,7 @@ pub(super) struct Pulse {
     fallback: bool,
     in_flight: usize,
     ejections: u64,
+    hedges: u64,
     total: Counts,
     /// Of the last seconds; `null` in the first pulse.
     recent: Option<Recent>,
@@ -162,6 +163,7 @@ impl Window {
             fallback: !snapshot.fallback().is_empty(),
             in_flight: snapshot.nodes().iter().map(|node| router.balance().in_flight(node.address)).sum(),
             ejections: router.balance().ejections(),
+            hedges: router.hedges(),
             total: Counts {
                 requests: totals.requests,
                 failed: totals.failed,

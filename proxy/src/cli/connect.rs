@@ -13,7 +13,7 @@ use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Full};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use qdrant_router::{
-    BuildError, Router, RouterBuilder, Tls, TlsError, TlsOptions,
+    BuildError, RetryWrites, Router, RouterBuilder, Tls, TlsError, TlsOptions,
     discovery::{DnsResolver, Host, Preset},
     topology::HttpApi,
 };
@@ -103,6 +103,21 @@ pub(super) struct Connect {
     #[arg(long, env = "QDRANT_ROUTER_DIRECT_POINT_READS")]
     direct_point_reads: bool,
 
+    /// Which writes are sent again when it is unknown whether the first sending was processed
+    ///
+    /// `never`; `idempotent`: writes of points with weak ordering, once; `always`: also writes of other
+    /// orderings and changes of metadata, once. A request may say otherwise with the header
+    /// `x-qdrant-router-retry-writes`.
+    ///
+    /// Example: never
+    #[arg(
+        long,
+        value_name = "never|idempotent|always",
+        env = "QDRANT_ROUTER_RETRY_WRITES",
+        default_value_t = RetryWrites::Idempotent
+    )]
+    retry_writes: RetryWrites,
+
     /// File with the router's own API key, which reads the topology and nothing else; a read-only key is enough
     ///
     /// Clients' keys pass through to Qdrant and are not affected.
@@ -147,7 +162,8 @@ impl Connect {
         let mut router = Router::builder()
             .upstream_rest_port(self.upstream_rest_port)
             .upstream_grpc_port(self.upstream_grpc_port)
-            .direct_point_reads(self.direct_point_reads);
+            .direct_point_reads(self.direct_point_reads)
+            .retry_writes(self.retry_writes);
         if let Some(name) = &self.headless {
             router = router.headless(name);
         }

@@ -28,6 +28,7 @@ pub(super) struct ClusterMetrics {
     replicas: Vec<(&'static str, u64)>,
     topology_age: Option<f64>,
     ejections: u64,
+    hedges: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,6 +65,7 @@ impl ClusterMetrics {
             replicas: counts.into_iter().collect(),
             topology_age: router.topology().age().map(|age| age.as_secs_f64()),
             ejections: balance.ejections(),
+            hedges: router.hedges(),
         }
     }
 }
@@ -116,9 +118,15 @@ impl Collector for ClusterMetrics {
                 MetricType::Gauge,
             )?)?;
         }
+        ConstCounter::new(self.hedges).encode(encoder.encode_descriptor(
+            "hedges",
+            "Reads sent to a second node because the first was slower than usual",
+            None,
+            MetricType::Counter,
+        )?)?;
         ConstCounter::new(self.ejections).encode(encoder.encode_descriptor(
             "ejections",
-            "How many times a node was taken out because it could not be reached",
+            "How many times a node was taken out because it could not be reached or did not answer",
             None,
             MetricType::Counter,
         )?)

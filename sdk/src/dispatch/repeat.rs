@@ -1,5 +1,7 @@
 //! Whether a request may be sent again: one table, and nothing else decides.
 
+use std::{fmt, str::FromStr};
+
 use http::{HeaderMap, Response, StatusCode};
 
 use super::Placement;
@@ -35,18 +37,33 @@ pub(super) enum Repeatable {
     Never,
 }
 
+/// Text is not the name of a [`RetryWrites`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is `never`, `idempotent` or `always`")]
+pub struct RetryWritesError;
+
 // === impl RetryWrites ===
 
-impl RetryWrites {
-    /// The policy of this name, as flags and headers give it.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
+impl FromStr for RetryWrites {
+    type Err = RetryWritesError;
+
+    fn from_str(name: &str) -> Result<Self, RetryWritesError> {
         match name {
-            "never" => Some(Self::Never),
-            "idempotent" => Some(Self::Idempotent),
-            "always" => Some(Self::Always),
-            _ => None,
+            "never" => Ok(Self::Never),
+            "idempotent" => Ok(Self::Idempotent),
+            "always" => Ok(Self::Always),
+            _ => Err(RetryWritesError),
         }
+    }
+}
+
+impl fmt::Display for RetryWrites {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "never",
+            Self::Idempotent => "idempotent",
+            Self::Always => "always",
+        })
     }
 }
 

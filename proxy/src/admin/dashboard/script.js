@@ -209,7 +209,7 @@ function showFigures(pulse) {
   say($("repeats"), count(total.repeats));
   tone($("repeats"), recent?.repeats_rate > 0 ? "warn" : null);
   say($("ejections"), count(pulse.ejections));
-  say($("in-flight"), count(pulse.in_flight));
+  say($("hedges"), count(pulse.hedges));
 }
 
 // ---------------------------------------------------------------- nodes

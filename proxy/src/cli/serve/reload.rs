@@ -13,6 +13,7 @@ use super::{FIRST_SURVEY, Serve, log::Log};
 use crate::{
     cli::{Invocation, Verb},
     config::{LoadError, watch::Watch},
+    journal::{Event, EventKind},
     lifecycle::Proxy,
 };
 
@@ -85,6 +86,12 @@ impl Reload {
         self.log.set(&serve.log);
         self.proxy.replace(router);
         self.current = serve;
+        self.proxy.journal.note(Event {
+            kind: EventKind::Reloaded,
+            subject: "configuration".to_owned(),
+            text: "was taken over".to_owned(),
+            cause: "the file or what it names has changed, or SIGHUP".to_owned(),
+        });
         tracing::info!("the new configuration is in use");
     }
 }
