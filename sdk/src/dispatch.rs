@@ -6,7 +6,6 @@
 //! not asked more than it was.
 
 use std::{
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,6 +16,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, request::Parts};
 use smallvec::SmallVec;
+use tokio::time::Instant;
 use tower::retry::budget::{Budget, TpsBudget};
 
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod attempt;
+mod deadline;
 mod direct;
 mod explain;
 mod merge;
@@ -42,10 +43,11 @@ mod watch;
 
 pub use self::repeat::{RetryWrites, RetryWritesError};
 use self::{
-    attempt::{Answered, Attempt},
+    attempt::{Attempt, Event, Race},
     repeat::{Repeatable, asks_for_another},
 };
 pub(crate) use self::{
+    deadline::deadline,
     direct::DirectAnswer,
     merge::{Reply, sum_usage},
     nodes::{Credentials, Gathered},
@@ -100,6 +102,8 @@ pub(crate) struct Job {
     pub(crate) class: Class,
     pub(crate) repeat: Repeat,
     pub(crate) retry_writes: RetryWrites,
+    /// When the client stops waiting, where it says.
+    pub(crate) deadline: Option<Instant>,
     pub(crate) placement: Placement,
     /// The collection that it names, if any.
     pub(crate) collection: Option<String>,
@@ -159,52 +163,90 @@ impl Job {
 // === impl Dispatcher ===
 
 impl Dispatcher {
-    /// Sends the request to the node that `plan` names, and on to others while that is safe.
+    /// Sends the request to the node that `plan` names, and on to others while that is safe and the
+    /// client waits.
     pub(crate) async fn send(&self, job: &mut Job) -> Result<Answer, Failure> {
+        let Some(deadline) = job.deadline else { return self.send_on(job).await };
+        match tokio::time::timeout_at(deadline, self.send_on(job)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::Late),
+        }
+    }
+
+    async fn send_on(&self, job: &mut Job) -> Result<Answer, Failure> {
         self.budget.deposit();
         let repeatable = Repeatable::of(job.repeat, &job.placement, job.retry_writes);
+        let can_send_again = matches!(job.body, Body::Full(_));
         let change = self.topology.change();
         let snapshot = job.snapshot.clone();
         let conditions = Now::of(self, &change, &snapshot, job.collection.as_deref());
         let mut tried = job.excluded();
         let excluded = tried.len();
+        let mut race = Race::default();
         let mut failures = Vec::new();
         let mut unknown_outcomes = 0;
         // An answer that asks for another node, for when no other has a better one.
         let mut poor: Option<Answer> = None;
-        while tried.len() - excluded < MAX_ATTEMPTS {
-            let Some(plan) = plan(job.target(), &snapshot, &conditions, &tried, self.dice.throw()) else {
-                break;
+        let mut next = Next::Attempt;
+        loop {
+            let attempts = tried.len() - excluded;
+            let may_start = next != Next::Answer && attempts < MAX_ATTEMPTS;
+            let other = match may_start {
+                true => plan(job.target(), &snapshot, &conditions, &tried, self.dice.throw()),
+                false => None,
             };
             // The first sending is free, and so is another one of what no node has seen.
-            if unknown_outcomes > 0 && !self.budget.withdraw() {
+            let other = other.filter(|other| match next {
+                Next::Hedge { expected_rpcs } => {
+                    other.can_hedge && other.expected_rpcs <= expected_rpcs && self.budget.withdraw()
+                }
+                Next::Attempt | Next::Answer => unknown_outcomes == 0 || self.budget.withdraw(),
+            });
+            if let Some(other) = other {
+                if next != Next::Attempt {
+                    self.hedges.fetch_add(1, Ordering::Relaxed);
+                }
+                tried.push(other.address);
+                match self.start(job, other, attempts > 0) {
+                    Ok(attempt) => {
+                        let is_first = attempts == 0 && other.can_hedge && can_send_again;
+                        race.start(attempt, is_first.then(|| self.hedge_delay()));
+                    }
+                    Err(error) => {
+                        failures.push((other.address, error.reason));
+                        continue;
+                    }
+                }
+            } else if race.is_over() {
                 break;
             }
-            let can_send_again = matches!(job.body, Body::Full(_));
-            let outcome = match self.start(job, plan) {
-                Ok(attempt) if plan.can_hedge && can_send_again && tried.len() == excluded => {
-                    self.hedged(job, attempt, &conditions, &mut tried).await
+            next = Next::Answer;
+            let (plan, error) = match race.next().await {
+                Event::Slow(plan) => {
+                    next = Next::Hedge { expected_rpcs: plan.expected_rpcs };
+                    continue;
                 }
-                Ok(attempt) => {
-                    let plan = attempt.plan;
-                    (plan, attempt.await)
+                // It may answer yet, so it stays in the race.
+                Event::Hung => {
+                    if can_send_again && repeatable.allows(Sent::Unknown, unknown_outcomes + 1) {
+                        unknown_outcomes += 1;
+                        next = Next::Attempt;
+                    }
+                    continue;
                 }
-                Err(error) => (plan, Err(error)),
-            };
-            let (plan, error) = match outcome {
-                (plan, Ok((response, in_flight))) => {
-                    let attempts = tried.len() - excluded + 1;
-                    let is_poor = repeatable == Repeatable::Freely
-                        && can_send_again
+                Event::Ended(plan, Ok((response, in_flight))) => {
+                    let attempts = tried.len() - excluded;
+                    let is_poor = can_send_again
+                        && repeatable.allows(Sent::Unknown, unknown_outcomes + 1)
                         && !matches!(job.placement, Placement::Local(_))
                         && asks_for_another(job.protocol, &response);
                     let is_read = job.class == Class::Read;
-                    // Reads alone compare: a snapshot takes long, and a quick error is no merit.
                     if is_poor {
                         in_flight.poor();
                     } else if is_read {
                         in_flight.good();
                     }
+                    // Reads alone compare: a snapshot takes long, and a quick error is no merit.
                     let tells_load = is_read && !is_poor && !response.status().is_server_error();
                     let took = in_flight.answered(tells_load);
                     if tells_load {
@@ -221,16 +263,16 @@ impl Dispatcher {
                                 return Ok(answer);
                             }
                             tracing::debug!(address = %plan.address, "asks for another node");
-                            tried.push(plan.address);
                             unknown_outcomes += 1;
                             poor.get_or_insert(answer);
                             self.topology.refresh();
+                            next = Next::Attempt;
                             continue;
                         }
                         Err(error) => (plan, SendError::broken(&error)),
                     }
                 }
-                (plan, Err(error)) => (plan, error),
+                Event::Ended(plan, Err(error)) => (plan, error),
             };
             tracing::debug!(address = %plan.address, sent = ?error.sent, "attempt failed: {}", error.reason);
             if error.no_connection {
@@ -238,13 +280,12 @@ impl Dispatcher {
                 self.discovery.refresh();
             }
             self.topology.refresh();
-            tried.push(plan.address);
             failures.push((plan.address, error.reason));
             if error.sent == Sent::Unknown {
                 unknown_outcomes += 1;
             }
-            if !can_send_again || !repeatable.allows(error.sent, unknown_outcomes) {
-                break;
+            if can_send_again && repeatable.allows(error.sent, unknown_outcomes) {
+                next = Next::Attempt;
             }
         }
         if let Some(answer) = poor {
@@ -257,61 +298,38 @@ impl Dispatcher {
         })
     }
 
-    /// Sends `job` where `plan` says.
-    fn start(&self, job: &mut Job, plan: Plan) -> Result<Attempt, SendError> {
+    /// Sends `job` where `plan` says; `again` when it is not for the first time.
+    fn start(&self, job: &mut Job, plan: Plan, again: bool) -> Result<Attempt, SendError> {
         let body = match &mut job.body {
             Body::Full(bytes) => Body::Full(bytes.clone()),
             Body::Stream(_) => std::mem::replace(&mut job.body, Body::Full(Bytes::new())),
         };
         let is_repeatable = matches!(body, Body::Full(_));
-        let request = Request::from_parts(job.head.clone(), body);
+        let mut request = Request::from_parts(job.head.clone(), body);
+        if let Some(at) = job.deadline.filter(|_| again) {
+            deadline::shrink(request.headers_mut(), at);
+        }
         let exchange = self.transport.send(plan.address, job.protocol, request)?;
         Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable))
     }
 
-    /// Waits for `first`; when that takes longer than reads usually do, asks another node too. The first
-    /// answer wins, and the other attempt ends by itself.
-    async fn hedged(
-        &self,
-        job: &mut Job,
-        first: Attempt,
-        conditions: &Now<'_>,
-        tried: &mut SmallVec<[Address; MAX_ATTEMPTS]>,
-    ) -> (Plan, Result<Answered, SendError>) {
-        let first_plan = first.plan;
-        let mut first = pin!(first);
+    /// How long a read is waited for before another node is asked too: a little longer than reads
+    /// usually take.
+    fn hedge_delay(&self) -> Duration {
         let usual = self.balance.p95().map_or(HEDGE_DEFAULT, |p95| p95.mul_f64(HEDGE_MARGIN));
-        let delay = usual.clamp(HEDGE_SOONEST, HEDGE_LATEST);
-        if let Ok(outcome) = tokio::time::timeout(delay, &mut first).await {
-            return (first_plan, outcome);
-        }
-        let mut others = tried.clone();
-        others.push(first_plan.address);
-        let other = plan(job.target(), &job.snapshot, conditions, &others, self.dice.throw())
-            .filter(|other| other.can_hedge && other.expected_rpcs <= first_plan.expected_rpcs);
-        let second = match other {
-            Some(other) if self.budget.withdraw() => self.start(job, other).ok(),
-            _ => None,
-        };
-        let Some(second) = second else { return (first_plan, first.await) };
-        self.hedges.fetch_add(1, Ordering::Relaxed);
-        let second_plan = second.plan;
-        let mut second = pin!(second);
-        // A failure of one leaves the other; what counts against a node is told by the caller.
-        let (plan, outcome, loser) = tokio::select! {
-            outcome = &mut first => (first_plan, outcome, second_plan),
-            outcome = &mut second => (second_plan, outcome, first_plan),
-        };
-        tried.push(loser.address);
-        if outcome.is_ok() {
-            return (plan, outcome);
-        }
-        let other = match plan.address == first_plan.address {
-            true => second.await,
-            false => first.await,
-        };
-        (loser, other)
+        usual.clamp(HEDGE_SOONEST, HEDGE_LATEST)
     }
+}
+
+/// What a request needs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// An attempt, or another one.
+    Attempt,
+    /// A hedge, which must not cost more than the attempt that it stands beside.
+    Hedge { expected_rpcs: Option<u32> },
+    /// Nothing but an answer of those under way.
+    Answer,
 }
 
 /// The nodes as they are at this moment, for one request.

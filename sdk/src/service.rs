@@ -16,7 +16,7 @@ use crate::{
     balance::Balance,
     dispatch::{
         Answer, Credentials, DirectAnswer, Dispatcher, Failure, Gathered, Job, Merged, Placement, Reply,
-        RetryWrites, refuse,
+        RetryWrites, deadline, refuse,
     },
     request::{BoxError, Call, Class, Protocol},
     route::{Plan, Reason},
@@ -24,11 +24,13 @@ use crate::{
     topology::{Address, Node, PeerId, Topology, TopologyHandle},
 };
 
+mod admission;
 mod builder;
 mod explain;
 mod placement;
 mod response;
 
+use self::admission::{Admission, Admitted};
 use self::placement::{NodePin, Prepared, known_nodes};
 pub use self::{
     builder::{BuildError, RouterBuilder, TlsOptions},
@@ -72,6 +74,7 @@ pub struct Router(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     dispatcher: Dispatcher,
+    admission: Admission,
     body_limit: usize,
     retry_writes: RetryWrites,
     /// Notices nodes that hang.
@@ -147,9 +150,15 @@ impl Router {
         let call = Call::of(protocol, &head.method, &head.uri);
         let mut routed = Routed::unanswered(&call);
 
+        let Some(mut admitted) = self.0.admission.admit() else {
+            let mut response = refuse(protocol, &Failure::Overloaded).map(ResponseBody::local);
+            response.extensions_mut().insert(routed);
+            return response;
+        };
+        let deadline = if protocol == Protocol::Grpc { deadline(&head.headers) } else { None };
         let pin = NodePin::take(&mut head.headers);
         let retry_writes = retry_writes(&mut head.headers).unwrap_or(self.0.retry_writes);
-        let prepared = match self.0.prepare(&call, pin, &head.headers, body, true).await {
+        let prepared = match self.0.prepare(&call, pin, &head.headers, body, Some(&mut admitted)).await {
             Ok(prepared) => prepared,
             Err(failure) => {
                 let failure = self.explained(failure, &head.headers).await;
@@ -164,6 +173,7 @@ impl Router {
             class: call.class,
             repeat: call.repeat,
             retry_writes,
+            deadline,
             placement,
             collection,
             snapshot: snapshot.clone(),
@@ -196,6 +206,7 @@ impl Router {
                 None => self.send_whole(&mut job, &mut routed).await,
             }
         };
+        response.body_mut().keep(admitted);
         response.extensions_mut().insert(routed.clone());
         if explain {
             routed.write_headers(&snapshot, response.headers_mut());

@@ -11,11 +11,13 @@ use std::{
 use http::Response;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use smallvec::SmallVec;
+use tokio::time::Sleep;
 
 use crate::{
     balance::{Balance, InFlight},
     route::Plan,
-    transport::{Exchange, SendError, Sent},
+    transport::{Exchange, SendError},
 };
 
 /// How long an attempt that nobody waits for any more may go on.
@@ -30,11 +32,11 @@ const MAX_UNWANTED_BYTES: usize = 1 << 20;
 /// reset before it looked at them, and with it every other request there; so when the client goes away,
 /// or a hedge was faster, the attempt ends by itself with nobody listening.
 pub(super) struct Attempt {
-    pub(super) plan: Plan,
+    plan: Plan,
     exchange: Option<Exchange>,
     in_flight: Option<InFlight>,
-    /// Resolves when the node turns out to hang.
-    hung: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Resolves when the node turns out to hang; `None` once that has been told.
+    hung: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// A body that streams from the client ends with the client.
     is_repeatable: bool,
 }
@@ -47,29 +49,17 @@ pub(super) type Answered = (Response<Incoming>, InFlight);
 impl Attempt {
     pub(super) fn new(plan: Plan, exchange: Exchange, balance: &Arc<Balance>, is_repeatable: bool) -> Self {
         let in_flight = balance.start(plan.address);
-        let hung = Box::pin(in_flight.hung());
-        Self { plan, exchange: Some(exchange), in_flight: Some(in_flight), hung, is_repeatable }
+        let hung: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(in_flight.hung());
+        Self { plan, exchange: Some(exchange), in_flight: Some(in_flight), hung: Some(hung), is_repeatable }
     }
-}
 
-impl Future for Attempt {
-    type Output = Result<Answered, SendError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        let Some(exchange) = &mut this.exchange else { return Poll::Pending };
-        if let Poll::Ready(outcome) = Pin::new(exchange).poll(cx) {
-            this.exchange = None;
-            let Some(in_flight) = this.in_flight.take() else { return Poll::Pending };
-            in_flight.heard();
-            return Poll::Ready(outcome.map(|response| (response, in_flight)));
-        }
-        ready!(this.hung.as_mut().poll(cx));
-        Poll::Ready(Err(SendError {
-            sent: Sent::Unknown,
-            no_connection: false,
-            reason: "the node does not answer".to_owned(),
-        }))
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answered, SendError>> {
+        let Some(exchange) = &mut self.exchange else { return Poll::Pending };
+        let outcome = ready!(Pin::new(exchange).poll(cx));
+        self.exchange = None;
+        let Some(in_flight) = self.in_flight.take() else { return Poll::Pending };
+        in_flight.heard();
+        Poll::Ready(outcome.map(|response| (response, in_flight)))
     }
 }
 
@@ -91,6 +81,67 @@ impl Drop for Attempt {
                 let _ = tokio::time::timeout(AFTERLIFE, rest).await;
             });
         }
+    }
+}
+
+/// The attempts of one request that are under way. The first good answer wins.
+#[derive(Default)]
+pub(super) struct Race {
+    attempts: SmallVec<[Attempt; 1]>,
+    /// When the first of them counts as slow.
+    slow_at: Option<Pin<Box<Sleep>>>,
+}
+
+/// What happens in a race.
+pub(super) enum Event {
+    /// An attempt has ended.
+    Ended(Plan, Result<Answered, SendError>),
+    /// The first attempt takes longer than reads usually do.
+    Slow(Plan),
+    /// The node of an attempt hangs. The attempt goes on.
+    Hung,
+}
+
+// === impl Race ===
+
+impl Race {
+    /// Adds an attempt; `patience` is how long it may take before it counts as slow.
+    pub(super) fn start(&mut self, attempt: Attempt, patience: Option<Duration>) {
+        self.attempts.push(attempt);
+        self.slow_at = patience.map(|patience| Box::pin(tokio::time::sleep(patience)));
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_over(&self) -> bool {
+        self.attempts.is_empty()
+    }
+
+    /// Waits for what happens next; never where nothing is under way.
+    pub(super) async fn next(&mut self) -> Event {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        for at in 0..self.attempts.len() {
+            if let Poll::Ready(outcome) = self.attempts[at].poll(cx) {
+                let attempt = self.attempts.remove(at);
+                return Poll::Ready(Event::Ended(attempt.plan, outcome));
+            }
+        }
+        for attempt in &mut self.attempts {
+            if let Some(hung) = &mut attempt.hung
+                && hung.as_mut().poll(cx).is_ready()
+            {
+                attempt.hung = None;
+                return Poll::Ready(Event::Hung);
+            }
+        }
+        if let (Some(slow_at), Some(first)) = (&mut self.slow_at, self.attempts.first()) {
+            ready!(slow_at.as_mut().poll(cx));
+            self.slow_at = None;
+            return Poll::Ready(Event::Slow(first.plan));
+        }
+        Poll::Pending
     }
 }
 

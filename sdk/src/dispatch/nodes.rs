@@ -157,6 +157,7 @@ impl Job {
             class: Class::SnapshotList,
             repeat: Repeat::Safe,
             retry_writes: RetryWrites::Never,
+            deadline: None,
             placement: Placement::AllNodes,
             collection: None,
             snapshot: snapshot.clone(),

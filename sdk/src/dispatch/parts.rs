@@ -140,6 +140,7 @@ impl Job {
             class: self.class,
             repeat: self.repeat,
             retry_writes: self.retry_writes,
+            deadline: self.deadline,
             placement,
             collection: self.collection.clone(),
             snapshot: self.snapshot.clone(),

@@ -15,6 +15,10 @@ pub(crate) enum Failure {
     Broken { attempts: Vec<(Address, String)>, sent: Sent },
     /// The client broke off before its request was complete.
     ClientGone(String),
+    /// The client's time is over.
+    Late,
+    /// The router has as much to do as it may.
+    Overloaded,
     /// The client names a node that is not one of the cluster.
     UnknownNode { name: String, known: Vec<String> },
     /// The client asks all nodes for what only one can answer.
@@ -37,6 +41,8 @@ impl Failure {
             Self::Broken { attempts, .. } => attempts.len(),
             Self::NoNode { .. }
             | Self::ClientGone(_)
+            | Self::Late
+            | Self::Overloaded
             | Self::UnknownNode { .. }
             | Self::NotForAllNodes
             | Self::NotLetIn { .. } => 0,
@@ -48,6 +54,8 @@ impl Failure {
             Self::NoNode { .. } | Self::Broken { sent: Sent::No, .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Broken { sent: Sent::Unknown, .. } => StatusCode::BAD_GATEWAY,
             Self::ClientGone(_) | Self::NotForAllNodes => StatusCode::BAD_REQUEST,
+            Self::Late => StatusCode::REQUEST_TIMEOUT,
+            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::UnknownNode { .. } => StatusCode::NOT_FOUND,
             Self::NotLetIn { status, .. } => *status,
         }
@@ -58,6 +66,8 @@ impl Failure {
         match self {
             Self::NoNode { .. } | Self::Broken { .. } => UNAVAILABLE,
             Self::ClientGone(_) => CANCELLED,
+            Self::Late => DEADLINE_EXCEEDED,
+            Self::Overloaded => RESOURCE_EXHAUSTED,
             Self::UnknownNode { .. } => NOT_FOUND,
             Self::NotForAllNodes => INVALID_ARGUMENT,
             Self::NotLetIn { status: StatusCode::FORBIDDEN, .. } => PERMISSION_DENIED,
@@ -94,6 +104,10 @@ impl Failure {
                 "qdrant-router: `x-qdrant-node: all` is for making and listing snapshots; name one node for anything else"
                     .to_owned()
             }
+            Self::Late => "qdrant-router: no answer within the time that the client gives".to_owned(),
+            Self::Overloaded => {
+                "qdrant-router: too many requests are under way; come back later, or run more routers".to_owned()
+            }
             Self::NotLetIn { text, .. } => text.clone(),
             Self::ClientGone(reason) => format!("qdrant-router: the request ended early: {reason}"),
         }
@@ -103,8 +117,10 @@ impl Failure {
 // Codes of gRPC.
 const CANCELLED: &str = "1";
 const INVALID_ARGUMENT: &str = "3";
+const DEADLINE_EXCEEDED: &str = "4";
 const NOT_FOUND: &str = "5";
 const PERMISSION_DENIED: &str = "7";
+const RESOURCE_EXHAUSTED: &str = "8";
 const UNAVAILABLE: &str = "14";
 const UNAUTHENTICATED: &str = "16";
 
@@ -120,6 +136,9 @@ pub(crate) fn refuse(protocol: Protocol, failure: &Failure) -> Response<Bytes> {
             let mut response = Response::new(Bytes::from(body.to_string()));
             *response.status_mut() = failure.status();
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            if matches!(failure, Failure::Overloaded) {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
             response
         }
         Protocol::Grpc => {

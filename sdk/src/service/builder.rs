@@ -7,7 +7,7 @@ use std::{
 
 use http::HeaderValue;
 
-use super::{Inner, Router};
+use super::{Inner, Router, admission::Admission};
 use crate::{
     balance::Balance,
     connect::{Tls, TlsError},
@@ -23,6 +23,12 @@ use crate::{
 
 /// Bodies up to this size are looked into and kept for another attempt; Qdrant's own limit for JSON.
 const DEFAULT_BODY_LIMIT: usize = 32 << 20;
+
+/// Requests under way at once.
+const DEFAULT_MAX_REQUESTS: usize = 10_000;
+
+/// Bytes of bodies in memory at once.
+const DEFAULT_MAX_HELD_BYTES: usize = 1 << 30;
 
 /// Builds a [`Router`].
 #[derive(Clone, Debug)]
@@ -41,6 +47,8 @@ pub struct RouterBuilder {
     body_limit: usize,
     direct_point_reads: bool,
     retry_writes: RetryWrites,
+    max_requests: usize,
+    max_held_bytes: usize,
     seed: Option<u64>,
 }
 
@@ -101,6 +109,8 @@ impl RouterBuilder {
             body_limit: DEFAULT_BODY_LIMIT,
             direct_point_reads: false,
             retry_writes: RetryWrites::default(),
+            max_requests: DEFAULT_MAX_REQUESTS,
+            max_held_bytes: DEFAULT_MAX_HELD_BYTES,
             seed: None,
         }
     }
@@ -199,6 +209,20 @@ impl RouterBuilder {
         self
     }
 
+    /// How many requests may be under way at once; beyond it they are refused at once, with 503 or
+    /// `RESOURCE_EXHAUSTED`. Default: 10,000.
+    pub fn max_requests(mut self, requests: usize) -> Self {
+        self.max_requests = requests;
+        self
+    }
+
+    /// How many bytes of request bodies may be kept in memory together; beyond it bodies stream to the
+    /// node that their path tells. Default: 1 GiB.
+    pub fn max_held_bytes(mut self, bytes: usize) -> Self {
+        self.max_held_bytes = bytes;
+        self
+    }
+
     /// Fixes the dice, so that a test can repeat what it saw.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
@@ -252,6 +276,7 @@ impl RouterBuilder {
         };
         Ok(Router(Arc::new(Inner {
             dispatcher,
+            admission: Admission::new(self.max_requests, self.max_held_bytes),
             body_limit: self.body_limit,
             retry_writes: self.retry_writes,
             _watch: watch,

@@ -114,13 +114,14 @@ impl Router {
         let protocol = Protocol::of(&head.headers);
         let call = Call::of(protocol, &head.method, &head.uri);
         let pin = NodePin::take(&mut head.headers);
-        let prepared = self.0.prepare(&call, pin, &head.headers, Full::new(body), false).await;
+        let prepared = self.0.prepare(&call, pin, &head.headers, Full::new(body), None).await;
         let prepared = prepared.map_err(|failure| ExplainError::Refused(failure.message()))?;
         let job = Job {
             protocol,
             class: call.class,
             repeat: call.repeat,
             retry_writes: self.0.retry_writes,
+            deadline: None,
             placement: prepared.placement,
             collection: prepared.collection,
             snapshot: prepared.snapshot,

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Body as HttpBody;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::Inner;
+use super::{Admitted, Inner};
 use crate::{
     dispatch::{Credentials, Failure, Placement},
     request::{Affinity, Body, BoxError, Call, Class, Collected, Depth, Intent, collect, plain},
@@ -62,23 +62,24 @@ impl NodePin {
 // === impl Inner ===
 
 impl Inner {
-    /// Finds out where a request belongs, reading its body where that matters. Unless it `may_ask`, no
-    /// node is asked on the client's behalf.
+    /// Finds out where a request belongs, reading its body where that matters. Unless it is `admitted`,
+    /// it is only to be explained, and no node is asked on its behalf.
     pub(super) async fn prepare<B>(
         &self,
         call: &Call,
         pin: Option<NodePin>,
         headers: &HeaderMap,
         body: B,
-        may_ask: bool,
+        admitted: Option<&mut Admitted>,
     ) -> Result<Prepared, Failure>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let may_ask = admitted.is_some();
         let found = self.dispatcher.topology.found().await;
         let Seen { body, bytes, is_whole } =
-            self.read(call, body).await.map_err(|error| Failure::ClientGone(error.to_string()))?;
+            self.read(call, body, admitted).await.map_err(|error| Failure::ClientGone(error.to_string()))?;
         let plain = match is_whole {
             true => plain(call.protocol, headers, &bytes, self.body_limit),
             false => None,
@@ -106,7 +107,7 @@ impl Inner {
     }
 
     /// Reads the body, unless it may be endless or cannot matter.
-    async fn read<B>(&self, call: &Call, body: B) -> Result<Seen, BoxError>
+    async fn read<B>(&self, call: &Call, body: B, admitted: Option<&mut Admitted>) -> Result<Seen, BoxError>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -127,10 +128,14 @@ impl Inner {
             let body = Body::stream(body);
             return Ok(Seen { body, bytes: Bytes::new(), is_whole: false });
         }
-        Ok(match collect(body, self.body_limit).await? {
+        let seen = match collect(body, self.body_limit.min(self.admission.room())).await? {
             Collected::Whole(bytes) => Seen { body: Body::Full(bytes.clone()), bytes, is_whole: true },
             Collected::TooLarge { read, body } => Seen { body, bytes: read, is_whole: false },
-        })
+        };
+        if let Some(admitted) = admitted {
+            admitted.hold(seen.bytes.len());
+        }
+        Ok(seen)
     }
 
     /// Where an operation on points belongs.

@@ -9,11 +9,16 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::Admitted;
 use crate::dispatch::ReplyBody;
 
 /// The body of a response: streamed from the node as the client takes it.
 #[derive(Debug)]
-pub struct ResponseBody(Kind);
+pub struct ResponseBody {
+    kind: Kind,
+    /// Its request is under way until the end of this.
+    admitted: Option<Admitted>,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -26,15 +31,24 @@ enum Kind {
 
 impl ResponseBody {
     pub(super) fn streamed(body: ReplyBody) -> Self {
-        Self(Kind::Node(body))
+        Self::of(Kind::Node(body))
     }
 
     pub(super) fn local(bytes: Bytes) -> Self {
-        Self(Kind::Local(bytes, None))
+        Self::of(Kind::Local(bytes, None))
     }
 
     pub(super) fn with_trailers(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
-        Self(Kind::Local(bytes, trailers))
+        Self::of(Kind::Local(bytes, trailers))
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self { kind, admitted: None }
+    }
+
+    /// Counts the request as under way until the end of its body.
+    pub(super) fn keep(&mut self, admitted: Admitted) {
+        self.admitted = Some(admitted);
     }
 }
 
@@ -46,7 +60,7 @@ impl HttpBody for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.get_mut().0 {
+        match &mut self.get_mut().kind {
             Kind::Node(body) => Pin::new(body).poll_frame(cx),
             Kind::Local(bytes, trailers) if bytes.is_empty() => {
                 Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
@@ -56,14 +70,14 @@ impl HttpBody for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Node(body) => body.is_end_stream(),
             Kind::Local(bytes, trailers) => bytes.is_empty() && trailers.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Node(body) => body.size_hint(),
             Kind::Local(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
         }

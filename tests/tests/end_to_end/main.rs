@@ -12,6 +12,7 @@ mod explain;
 mod failover;
 mod hops;
 mod keys;
+mod limits;
 mod load;
 mod placement;
 mod python;
