@@ -1,17 +1,20 @@
 //! Listeners for clients. Both protocols are served on both ports.
 
-use std::{convert::Infallible, pin::pin, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use qdrant_router::ResponseBody;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Semaphore, watch},
     time::Instant,
 };
 use tower::Service;
@@ -20,6 +23,13 @@ use crate::lifecycle::Proxy;
 
 /// The head of a request must have come within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections per listener.
+const MAX_CONNECTIONS: usize = 10_000;
+
+/// How an HTTP/2 connection begins, and how long the pause is before the rest of it is looked for.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PREFACE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Headers per request: never more than Qdrant takes.
 const MAX_HEADERS: usize = 96;
@@ -48,10 +58,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn serve(listener: TcpListener, proxy: Proxy, mut stopped: watch::Receiver<bool>) {
     let server = server();
     let graceful = GracefulShutdown::new();
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((tcp, _)) => connect(tcp, &server, &graceful, proxy.clone()),
+                Ok((tcp, _)) => {
+                    // Beyond the limit a connection is closed at once, so that the others are served.
+                    let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
+                    let (server, watcher, proxy) = (server.clone(), graceful.watcher(), proxy.clone());
+                    tokio::spawn(async move {
+                        serve_connection(tcp, server, watcher, proxy).await;
+                        drop(permit);
+                    });
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -80,18 +99,38 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
 }
 
-fn connect(tcp: TcpStream, server: &auto::Builder<TokioExecutor>, graceful: &GracefulShutdown, proxy: Proxy) {
+/// Serves one connection, until it ends or `watcher` is told to stop.
+async fn serve_connection(
+    tcp: TcpStream,
+    server: auto::Builder<TokioExecutor>,
+    watcher: Watcher,
+    proxy: Proxy,
+) {
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
+    if !matches!(tokio::time::timeout(HEADER_TIMEOUT, speaks(&tcp)).await, Ok(Ok(()))) {
+        return;
+    }
     let service = service_fn(move |request| answer(proxy.clone(), request));
     let connection = server.serve_connection(TokioIo::new(tcp), service).into_owned();
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        if let Err(error) = pin!(connection).await {
-            tracing::debug!(%error, "a client connection ended");
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a client connection ended");
+    }
+}
+
+/// Waits until the client has said which protocol it speaks. The server that tells them apart waits
+/// without end, and every connection that says nothing would be kept.
+async fn speaks(tcp: &TcpStream) -> io::Result<()> {
+    let mut said = [0; PREFACE.len()];
+    loop {
+        match tcp.peek(&mut said).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            all if all == PREFACE.len() || !PREFACE.starts_with(&said[..all]) => return Ok(()),
+            // The beginning of a preface is there already, so that nothing wakes for the rest of it.
+            _ => tokio::time::sleep(PREFACE_PAUSE).await,
         }
-    });
+    }
 }
 
 async fn answer(proxy: Proxy, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
