@@ -18,6 +18,7 @@ use std::{
 };
 
 use dashmap::DashMap;
+use rustc_hash::FxBuildHasher;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
@@ -49,7 +50,7 @@ const FIRST_GUESS: Duration = Duration::from_millis(1);
 /// Load and health of every address that requests were sent to.
 #[derive(Debug, Default)]
 pub struct Balance {
-    nodes: DashMap<Address, Arc<NodeState>>,
+    nodes: DashMap<Address, Arc<NodeState>, FxBuildHasher>,
     reads: RecentReads,
     ejections: AtomicU64,
 }

@@ -207,10 +207,10 @@ impl Router {
             }
         };
         response.body_mut().keep(admitted);
-        response.extensions_mut().insert(routed.clone());
         if explain {
             routed.write_headers(&snapshot, response.headers_mut());
         }
+        response.extensions_mut().insert(routed);
         response
     }
 

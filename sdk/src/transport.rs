@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use hyper_util::{
     client::legacy::{Client, Error as ClientError, ResponseFuture},
     rt::{TokioExecutor, TokioTimer},
 };
+use rustc_hash::FxBuildHasher;
 
 use crate::{
     connect::{Dialer, Tls},
@@ -46,11 +48,10 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Connections to every node that requests were sent to.
 pub(crate) struct Transport {
     tls: Option<Tls>,
-    upstreams: DashMap<Address, Upstream>,
+    upstreams: DashMap<Address, Arc<Upstream>, FxBuildHasher>,
 }
 
 /// Connections to one node.
-#[derive(Clone)]
 struct Upstream {
     rest: Client<Dialer, Body>,
     grpc: Client<Dialer, Body>,
@@ -83,7 +84,7 @@ pub(crate) enum Sent {
 
 impl Transport {
     pub(crate) fn new(tls: Option<Tls>) -> Self {
-        Self { tls, upstreams: DashMap::new() }
+        Self { tls, upstreams: DashMap::default() }
     }
 
     /// Sends `request` to the node at `address`. Its URI is reduced to path and query, which go out
@@ -117,11 +118,11 @@ impl Transport {
         self.upstreams.retain(|&address, _| is_wanted(address));
     }
 
-    fn upstream(&self, address: Address) -> Result<Upstream, http::Error> {
+    fn upstream(&self, address: Address) -> Result<Arc<Upstream>, http::Error> {
         if let Some(upstream) = self.upstreams.get(&address) {
             return Ok(upstream.clone());
         }
-        let upstream = Upstream::new(address, self.tls.as_ref())?;
+        let upstream = Arc::new(Upstream::new(address, self.tls.as_ref())?);
         Ok(self.upstreams.entry(address).or_insert(upstream).clone())
     }
 }

@@ -1,6 +1,6 @@
 //! The REST routes of Qdrant 1.12 to 1.19.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::LazyLock};
 
 use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
@@ -160,8 +160,10 @@ pub(super) fn call(method: &Method, uri: &Uri) -> Call {
     if segments.iter().any(|segment| is_odd(segment)) {
         return unknown;
     }
-    let found = ROUTES.iter().find(|route| route.0 == verb && is_match(route.1, &segments));
-    let Some(&(_, pattern, class, repeat, layout)) = found else { return unknown };
+    let alike = INDEX.get(segments.len()).map(Vec::as_slice).unwrap_or_default();
+    let found = alike.iter().find(|(parts, route)| route.0 == verb && is_match(parts, &segments));
+    let Some((pattern, (_, _, class, repeat, layout))) = found else { return unknown };
+    let (class, repeat, layout) = (*class, *repeat, *layout);
     let mut call = Call {
         class,
         repeat,
@@ -169,7 +171,7 @@ pub(super) fn call(method: &Method, uri: &Uri) -> Call {
         ordering: if class == Write { ordering(uri.query()) } else { WriteOrdering::Weak },
         ..unknown.clone()
     };
-    for (pattern, segment) in parts(pattern).zip(segments) {
+    for (&pattern, segment) in pattern.iter().zip(segments) {
         if !pattern.starts_with('{') {
             continue;
         }
@@ -190,16 +192,31 @@ fn parts(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|segment| !segment.is_empty())
 }
 
-/// Whether the segments are those of `pattern`.
-fn is_match(pattern: &str, segments: &[&str]) -> bool {
-    let mut pattern = parts(pattern);
-    segments
-        .iter()
-        .all(|&segment| pattern.next().is_some_and(|part| part.starts_with('{') || part == segment))
-        && pattern.next().is_none()
+/// The segments of a pattern, and its route.
+type Indexed = (Vec<&'static str>, &'static Route);
+
+/// The routes by the number of their segments, each kind in the order of the table.
+static INDEX: LazyLock<Vec<Vec<Indexed>>> = LazyLock::new(|| {
+    let mut index: Vec<Vec<Indexed>> = Vec::new();
+    for route in ROUTES {
+        let segments: Vec<&str> = parts(route.1).collect();
+        if index.len() <= segments.len() {
+            index.resize_with(segments.len() + 1, Vec::new);
+        }
+        index[segments.len()].push((segments, route));
+    }
+    index
+});
+
+/// Whether as many segments are those of `pattern`.
+fn is_match(pattern: &[&str], segments: &[&str]) -> bool {
+    pattern.iter().zip(segments).all(|(part, segment)| part.starts_with('{') || part == segment)
 }
 
 fn is_odd(segment: &str) -> bool {
+    if !segment.contains(['%', '.']) {
+        return false;
+    }
     let lower: Cow<'_, str> =
         if segment.contains('%') { segment.to_ascii_lowercase().into() } else { segment.into() };
     matches!(&*lower, "." | ".." | "%2e" | "%2e%2e" | ".%2e" | "%2e.")
