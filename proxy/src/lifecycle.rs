@@ -10,8 +10,9 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use qdrant_router::Router;
+use rustls::ServerConfig;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{admin, cli::CliError, journal::Journal, listen, metrics::Metrics};
@@ -34,6 +35,7 @@ pub struct Listeners {
 #[derive(Clone, Debug)]
 pub struct Proxy {
     router: Arc<ArcSwap<Router>>,
+    tls: Arc<ArcSwapOption<ServerConfig>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What happened lately.
@@ -48,7 +50,13 @@ impl Proxy {
     #[must_use]
     pub fn new(router: Router) -> Self {
         let router = Arc::new(ArcSwap::from_pointee(router));
-        Self { router, metrics: Arc::new(Metrics::new()), journal: Arc::default(), draining: Arc::default() }
+        Self {
+            router,
+            tls: Arc::default(),
+            metrics: Arc::new(Metrics::new()),
+            journal: Arc::default(),
+            draining: Arc::default(),
+        }
     }
 
     /// The router that takes new requests.
@@ -60,6 +68,17 @@ impl Proxy {
     /// Sends new requests through `router`. Those in flight end on the one they began with.
     pub fn replace(&self, router: Router) {
         self.router.store(Arc::new(router));
+    }
+
+    /// What new connections of clients speak TLS with; `None` where they speak none.
+    #[must_use]
+    pub fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.load_full()
+    }
+
+    /// Has new connections speak TLS, or none.
+    pub fn speak_tls(&self, tls: Option<Arc<ServerConfig>>) {
+        self.tls.store(tls);
     }
 
     /// Whether it has been told to stop.

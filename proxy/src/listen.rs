@@ -17,6 +17,7 @@ use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
 };
+use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
 use crate::lifecycle::Proxy;
@@ -109,12 +110,29 @@ async fn serve_connection(
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
-    if !matches!(tokio::time::timeout(HEADER_TIMEOUT, speaks(&tcp)).await, Ok(Ok(()))) {
-        return;
-    }
-    let service = service_fn(move |request| answer(proxy.clone(), request));
-    let connection = server.serve_connection(TokioIo::new(tcp), service).into_owned();
-    if let Err(error) = watcher.watch(connection).await {
+    let served = match proxy.tls() {
+        None => {
+            if !matches!(tokio::time::timeout(HEADER_TIMEOUT, speaks(&tcp)).await, Ok(Ok(()))) {
+                return;
+            }
+            let service = service_fn(move |request| answer(proxy.clone(), request));
+            let connection = server.serve_connection(TokioIo::new(tcp), service).into_owned();
+            watcher.watch(connection).await
+        }
+        Some(tls) => {
+            let handshake = TlsAcceptor::from(tls).accept(tcp);
+            let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, handshake).await else { return };
+            // The handshake has told the protocol; a client that did not say speaks HTTP/1.1.
+            let server = match stream.get_ref().1.alpn_protocol() {
+                Some(b"h2") => server.http2_only(),
+                _ => server.http1_only(),
+            };
+            let service = service_fn(move |request| answer(proxy.clone(), request));
+            let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+            watcher.watch(connection).await
+        }
+    };
+    if let Err(error) = served {
         tracing::debug!(%error, "a client connection ended");
     }
 }

@@ -8,7 +8,7 @@ use crate::config::Origins;
 /// Say whether the configuration can work, and what it is, without starting.
 ///
 /// Reads what `serve` would read, with the same flags, variables and file, and the files that these
-/// name: the API key and the CA certificates. Asks neither DNS nor Qdrant; `doctor` does.
+/// name: the API key and the certificates. Asks neither DNS nor Qdrant; `doctor` does.
 ///
 /// For example: `qdrant-router check --config /etc/qdrant-router.yaml`
 #[derive(Args, Clone, Debug)]
@@ -25,6 +25,7 @@ impl Check {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let guard = runtime.enter();
         drop(self.serve.router()?);
+        self.serve.tls()?;
         drop(guard);
         for (key, values, origin) in origins.iter() {
             let value = if values.is_empty() { "-".to_owned() } else { values.join(", ") };

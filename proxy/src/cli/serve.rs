@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,10 +13,12 @@ use qdrant_router::{
     discovery::Sources,
     topology::{ApiError, Problem, Settings},
 };
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 
 mod log;
 mod reload;
+mod tls;
 
 use self::{
     log::{Log, LogFormat},
@@ -77,6 +80,20 @@ pub struct Serve {
         value_parser = value::socket_address
     )]
     listen_admin: SocketAddr,
+
+    /// Certificate chain in PEM, to speak TLS with clients on both ports; with --tls-key-file
+    ///
+    /// Read again when the file changes; connections that are open go on.
+    ///
+    /// Example: /etc/qdrant-router/tls.crt
+    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_TLS_CERT_FILE", requires = "tls_key_file")]
+    tls_cert_file: Option<PathBuf>,
+
+    /// Private key of that certificate in PEM
+    ///
+    /// Example: /etc/qdrant-router/tls.key
+    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_TLS_KEY_FILE", requires = "tls_cert_file")]
+    tls_key_file: Option<PathBuf>,
 
     /// Largest body that is looked into and kept for another attempt, in bytes, or in KiB, MiB or GiB
     ///
@@ -168,6 +185,7 @@ impl Serve {
         let router = self.router()?;
         let listeners = self.listen().await?;
         let proxy = Proxy::new(router.clone());
+        proxy.speak_tls(self.tls()?);
         let drain_timeout = self.drain_timeout;
         let reload = Reload { invocation, watch, proxy: proxy.clone(), log, current: self };
         let failed = async move {
@@ -181,7 +199,17 @@ impl Serve {
 
     /// The files that the configuration is read from.
     fn files(&self) -> Vec<PathBuf> {
-        self.connect.files()
+        let mut files = self.connect.files();
+        files.extend(self.tls_cert_file.iter().chain(&self.tls_key_file).cloned());
+        files
+    }
+
+    /// What listeners speak TLS with, where they should.
+    pub(super) fn tls(&self) -> Result<Option<Arc<ServerConfig>>, CliError> {
+        match (&self.tls_cert_file, &self.tls_key_file) {
+            (Some(certificates), Some(key)) => tls::server_config(certificates, key).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// The keys that take effect at the start only, with their values.

@@ -6,3 +6,4 @@ mod doctor;
 mod program;
 mod reload;
 mod serve;
+mod tls;

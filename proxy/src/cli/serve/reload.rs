@@ -5,9 +5,10 @@
 //! cannot work is reported and left aside; one that does not reach the cluster waits, because a key
 //! that its Secret already has may be one that Qdrant is yet to learn.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use qdrant_router::{Router, topology::Problem};
+use rustls::ServerConfig;
 
 use super::{FIRST_SURVEY, Serve, log::Log};
 use crate::{
@@ -33,6 +34,7 @@ pub(super) struct Reload {
 struct Candidate {
     serve: Serve,
     router: Router,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 // === impl Reload ===
@@ -67,11 +69,12 @@ impl Reload {
         // Also where the rest fails: a key file that is not there yet is waited for.
         self.watch.follow(serve.files());
         let router = serve.router().map_err(|error| error.located(&origins))?;
-        Ok(Candidate { serve, router })
+        let tls = serve.tls().map_err(|error| error.located(&origins))?;
+        Ok(Candidate { serve, router, tls })
     }
 
     fn adopt(&mut self, candidate: Candidate) {
-        let Candidate { serve, router } = candidate;
+        let Candidate { serve, router, tls } = candidate;
         let fixed: Vec<&str> = self
             .current
             .fixed()
@@ -84,6 +87,7 @@ impl Reload {
             tracing::warn!(keys = fixed.join(", "), "these keys change at a restart only");
         }
         self.log.set(&serve.log);
+        self.proxy.speak_tls(tls);
         self.proxy.replace(router);
         self.current = serve;
         self.proxy.journal.note(Event {
