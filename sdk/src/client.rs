@@ -20,6 +20,7 @@ use qdrant_client::{
 use tonic::Status;
 
 use crate::{
+    dispatch::RetryWrites,
     service::{BuildError, ResponseBody, Router, RouterBuilder, TlsOptions},
     topology::Settings,
 };
@@ -213,6 +214,11 @@ impl QdrantBuilder {
     /// See [`RouterBuilder::tls`].
     pub fn tls(self, options: TlsOptions) -> Self {
         self.router(|router| router.tls(options))
+    }
+
+    /// See [`RouterBuilder::retry_writes`].
+    pub fn retry_writes(self, policy: RetryWrites) -> Self {
+        self.router(|router| router.retry_writes(policy))
     }
 
     /// See [`RouterBuilder::topology_settings`].
