@@ -33,9 +33,9 @@ fn a_list_of_points_is_dealt_out_as_it_was_written() {
     let [even, odd] = deal(&rest(&Method::PUT, ""), &body);
     assert_eq!(
         even,
-        r#" { "points" : [{"id":1, "vector":[1.50,2] },{"id":"550e8400-e29b-41d4-a716-446655440000","vector":[0,0],"payload":{"points":[7]}}] , "shard_key":"k" } "#
+        r#" { "points" : [ {"id":1, "vector":[1.50,2] },{"id":"550e8400-e29b-41d4-a716-446655440000","vector":[0,0],"payload":{"points":[7]}} ] , "shard_key":"k" } "#
     );
-    assert_eq!(odd, r#" { "points" : [{"vector":[ 2e-7 , 3],"id":2}] , "shard_key":"k" } "#);
+    assert_eq!(odd, r#" { "points" : [ {"vector":[ 2e-7 , 3],"id":2} ] , "shard_key":"k" } "#);
 }
 
 #[test]
@@ -97,6 +97,7 @@ fn points_that_are_not_alike_go_whole() {
         json!({ "id": 2, "vector": [3, 4] }),
         json!({ "id": 2, "vector": { "a": [3, "4"] } }),
         json!({ "id": 2, "vector": { "a": [3, true] } }),
+        json!({ "id": 2, "vector": [3, null] }),
         json!({ "id": 2 }),
         json!({ "id": 2, "vector": { "a": [3, 4] }, "payload": [] }),
     ] {
