@@ -222,12 +222,15 @@ def check_compose():
 def metrics():
     """The names under which Prometheus sees the program's metrics."""
     path = "proxy/src/metrics.rs"
-    (prefix,) = found(r'with_prefix\("(\w+)"\)', path)
+    (prefix,) = found(r'const PREFIX: &str = "(\w+)";', path)
     kinds = dict(found(r"^    (\w+): Family<\w+, (\w+)>", path))
     suffixes = {"Counter": ["_total"], "Histogram": ["_bucket", "_sum", "_count"]}
     names = {f"{prefix}_{name}" for name in found(r'\bgauge\("(\w+)"', path)}
     for name, field in found(r'registry\.register\(\s*"(\w+)",\s*"[^"]*",\s*(\w+)\.clone\(\)', path):
         names |= {f"{prefix}_{name}{suffix}" for suffix in suffixes[kinds[field]]}
+    # Those that are read off the cluster tell their kind where they are encoded.
+    for name in found(r'encode_descriptor\(\s*"(\w+)"', "proxy/src/metrics/cluster.rs"):
+        names |= {f"{prefix}_{name}{suffix}" for suffix in ("", "_total", "_bucket", "_sum", "_count")}
     return prefix, names
 
 
