@@ -6,6 +6,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{self, LoadError, Origins};
 
+mod bench;
 mod check;
 mod connect;
 mod docs;
@@ -16,7 +17,7 @@ mod serve;
 mod topology;
 
 pub use self::{
-    check::Check, docs::Docs, doctor::Doctor, error::CliError, explain::Explain, serve::Serve,
+    bench::Bench, check::Check, docs::Docs, doctor::Doctor, error::CliError, explain::Explain, serve::Serve,
     topology::ShowTopology,
 };
 
@@ -41,6 +42,8 @@ enum Verb {
     Explain(Explain),
     /// Look at DNS, the nodes, credentials, certificates and shards, and tell how to fix what is wrong.
     Doctor(Doctor),
+    /// Measure a cluster: the same requests by several ways, in turns.
+    Bench(Bench),
     /// Print the reference of the configuration, its JSON schema, the man page, or completions.
     #[command(hide = true)]
     Docs(Docs),
@@ -71,6 +74,7 @@ pub fn run() -> ExitCode {
         Verb::Topology(topology) => topology.run(),
         Verb::Explain(explain) => explain.run(),
         Verb::Doctor(doctor) => doctor.run(),
+        Verb::Bench(bench) => bench.run(),
         Verb::Docs(docs) => docs.run(),
     };
     match outcome {

@@ -270,14 +270,12 @@ impl Connect {
 
     /// The router's own key, where one is given.
     pub(super) fn api_key(&self) -> Result<Option<String>, CliError> {
-        let Some(path) = &self.api_key_file else { return Ok(None) };
-        let key = read("api_key_file", path)?;
-        let key = String::from_utf8_lossy(&key).trim().to_owned();
-        if key.is_empty() {
-            let reason = "the file is empty; it should hold the API key and nothing else";
-            return Err(CliError::setting("api_key_file", &path.display(), &reason));
-        }
-        Ok(Some(key))
+        self.api_key_file.as_deref().map(|path| key("api_key_file", path)).transpose()
+    }
+
+    /// Whether the nodes speak TLS.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.upstream_tls
     }
 
     fn tls(&self) -> Result<Option<TlsOptions>, CliError> {
@@ -312,6 +310,17 @@ impl Connect {
             None => error.into(),
         }
     }
+}
+
+/// The API key in the file that `name` gives.
+pub(super) fn key(name: &'static str, path: &Path) -> Result<String, CliError> {
+    let key = read(name, path)?;
+    let key = String::from_utf8_lossy(&key).trim().to_owned();
+    if key.is_empty() {
+        let reason = "the file is empty; it should hold the API key and nothing else";
+        return Err(CliError::setting(name, &path.display(), &reason));
+    }
+    Ok(key)
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, CliError> {

@@ -1,5 +1,6 @@
 //! The program as its users start it.
 
+mod bench;
 mod config;
 mod docs;
 mod doctor;
