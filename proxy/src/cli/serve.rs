@@ -86,13 +86,13 @@ pub struct Serve {
     /// Read again when the file changes; connections that are open go on.
     ///
     /// Example: /etc/qdrant-router/tls.crt
-    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_TLS_CERT_FILE", requires = "tls_key_file")]
+    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_TLS_CERT_FILE")]
     tls_cert_file: Option<PathBuf>,
 
     /// Private key of that certificate in PEM
     ///
     /// Example: /etc/qdrant-router/tls.key
-    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_TLS_KEY_FILE", requires = "tls_cert_file")]
+    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_TLS_KEY_FILE")]
     tls_key_file: Option<PathBuf>,
 
     /// Largest body that is looked into and kept for another attempt, in bytes, or in KiB, MiB or GiB
@@ -208,7 +208,15 @@ impl Serve {
     pub(super) fn tls(&self) -> Result<Option<Arc<ServerConfig>>, CliError> {
         match (&self.tls_cert_file, &self.tls_key_file) {
             (Some(certificates), Some(key)) => tls::server_config(certificates, key).map(Some),
-            _ => Ok(None),
+            (Some(certificates), None) => {
+                let reason = "a certificate needs its private key: give tls_key_file too";
+                Err(CliError::setting("tls_cert_file", &certificates.display(), &reason))
+            }
+            (None, Some(key)) => {
+                let reason = "a private key needs its certificate: give tls_cert_file too";
+                Err(CliError::setting("tls_key_file", &key.display(), &reason))
+            }
+            (None, None) => Ok(None),
         }
     }
 

@@ -101,6 +101,8 @@ fn what_is_no_certificate_is_named() {
         ];
         run("check", &["--node=10.0.0.7", &files[0], &files[1]], &[])
     };
+    let alone = run("check", &["--node=10.0.0.7", "--tls-key-file=/some.key"], &[]);
+    assert!(alone.code == Some(2) && alone.stderr.contains("give tls_cert_file too"), "{}", alone.stderr);
     let missing = of(&certificates, &key);
     assert_eq!(missing.code, Some(2));
     assert!(missing.stderr.contains("--tls-cert-file"), "{}", missing.stderr);
