@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a binary as the image does: alone in a read-only root, as a user without rights. Needs root.
 #
-#   deploy/test-image.sh target/x86_64-unknown-linux-gnu/release/qdrant-router
+#   deploy/test-image.sh target/x86_64-unknown-linux-gnu/dist/qdrant-router
 #
 # The binary has to be static; the Dockerfile says how it is built.
 set -euo pipefail

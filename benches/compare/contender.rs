@@ -64,11 +64,11 @@ impl Contender {
         };
         let (program, version, arguments): (PathBuf, String, Vec<String>) = match name {
             "qdrant-router" => {
-                let program = options.router.clone().unwrap_or_else(|| "target/release/qdrant-router".into());
+                let program = options.router.clone().unwrap_or_else(|| "target/dist/qdrant-router".into());
                 let version = version(
                     &program,
                     "--version",
-                    "build it: `cargo build --release --bin qdrant-router`; --router names it where it is elsewhere",
+                    "build it: `cargo build --profile dist --bin qdrant-router`; --router names it where it is elsewhere",
                 )?;
                 let mut arguments = vec!["serve".to_owned()];
                 for node in 0..NODES {

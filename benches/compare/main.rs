@@ -1,7 +1,7 @@
 //! Proxies side by side: ours, nginx, HAProxy and Envoy in front of the same constant-reply backend.
 //!
 //! ```text
-//! cargo build --release --bin qdrant-router
+//! cargo build --profile dist --bin qdrant-router
 //! cargo run --release -p qdrant-router-benches --bin compare
 //! ```
 //!
@@ -53,7 +53,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1)]
     load_core: usize,
 
-    /// Our program [default: target/release/qdrant-router]
+    /// Our program [default: target/dist/qdrant-router]
     #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_BIN")]
     router: Option<PathBuf>,
 
