@@ -193,7 +193,16 @@ impl Bench {
         own.fill().await?;
         for via in vias {
             progress.set_message(format!("{}, warming up", via.name));
-            load::run(via, &own.work, self.slice(WARM_UP.min(self.duration))).await;
+            let turn = load::run(via, &own.work, self.slice(WARM_UP.min(self.duration))).await;
+            // The longest names the most causes.
+            let error = turn.errors.keys().max_by_key(|error| error.len());
+            if let (0, Some(error)) = (turn.latencies.len(), error) {
+                let reason = format!(
+                    "--through {}: no request succeeds: {error}; start it, or leave it out",
+                    via.name
+                );
+                return Err(CliError::Cluster(reason));
+            }
             progress.inc(1);
         }
         let mut report = Report::new(self, own, vias);

@@ -167,3 +167,23 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
         (None, _) => 0.0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_with_errors_is_marked() {
+        let mut good = Turn::sum([]);
+        good.latencies.saturating_record(2000);
+        let mut bad = good.clone();
+        bad.errors.insert("answered 500".to_owned(), 3);
+        let ways = vec![("node".to_owned(), vec![good]), ("sdk".to_owned(), vec![bad])];
+        let report = Report { conditions: String::new(), ways };
+        assert_eq!(report.errors(), 3);
+        let text = report.text();
+        assert!(text.contains("! sdk: 3 of 4 requests failed: answered 500"), "{text}");
+        assert!(!text.contains("! node"), "{text}");
+        assert_eq!(report.json()["ways"][1]["errors"]["answered 500"], 3);
+    }
+}
