@@ -81,6 +81,7 @@ pub(crate) async fn run(scenario: &Scenario, contender: &Contender, duration: Du
     let latencies = Histogram::new_with_bounds(1000, 60_000_000_000, 3).expect("the bounds are right");
     let tally = Tally { is_measuring: false, is_over: false, requests: 0, errors: 0, error: None, latencies };
     let tally = Rc::new(RefCell::new(tally));
+    contender.pid().into_iter().for_each(machine::forget_peak);
     let mut connections = JoinSet::new();
     for _ in 0..scenario.connections {
         let (scenario, tally) = (scenario.clone(), Rc::clone(&tally));

@@ -36,6 +36,12 @@ pub(crate) fn memory(pid: u32) -> (u64, u64) {
     (field("VmRSS:"), field("VmHWM:"))
 }
 
+/// Begins to look for the most memory anew.
+pub(crate) fn forget_peak(pid: u32) {
+    // Where it is not allowed, the peak is that of all scenarios so far.
+    let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+}
+
 /// The machine in one line.
 pub(crate) fn describe() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -21,7 +21,10 @@ mod scenario;
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use tokio::task::LocalSet;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::LocalSet,
+};
 
 use crate::{backend::Backend, contender::Contender, report::Report};
 
@@ -89,9 +92,11 @@ fn main() -> ExitCode {
     };
     let outcome = LocalSet::new().block_on(&runtime, async {
         // Whatever ends this, the contenders are dropped, and with them their processes and files.
+        let mut terminated = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         tokio::select! {
             outcome = compare(&options) => outcome,
             _ = tokio::signal::ctrl_c() => Err("interrupted; nothing is reported".to_owned()),
+            _ = terminated.recv() => Err("terminated; nothing is reported".to_owned()),
         }
     });
     match outcome {

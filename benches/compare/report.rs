@@ -77,7 +77,38 @@ impl Report {
                 );
             }
         }
+        let _ = writeln!(out, "\nCPU per request, ours to theirs; latency added, ours to theirs\n");
+        let others: Vec<_> = self.others().collect();
+        let _ = write!(out, "  {:<44}", "");
+        others.iter().for_each(|name| {
+            let _ = write!(out, "{name:>16}");
+        });
+        for (scenario, samples) in self.scenarios.iter().zip(&self.samples) {
+            let _ = write!(out, "\n  {scenario:<44}");
+            for cell in self.ratios(samples) {
+                let _ = write!(out, "{cell:>16}");
+            }
+        }
+        out.push('\n');
         out
+    }
+
+    /// Those that ours is compared with.
+    fn others(&self) -> impl Iterator<Item = &str> {
+        self.contenders.iter().map(|(name, _)| name.as_str()).filter(|name| ![OURS, "none"].contains(name))
+    }
+
+    /// CPU and added latency as multiples of each other's.
+    fn ratios(&self, samples: &[Vec<Sample>]) -> Vec<String> {
+        let rows = self.rows(samples);
+        let ours = rows.iter().find(|row| row.name == OURS).map_or(f64::NAN, |row| row.added);
+        let others = rows.iter().filter_map(|row| Some((row, row.ratio?)));
+        others
+            .map(|(row, ratio)| {
+                let mark = if row.errors > 0 { "!" } else { "" };
+                format!("{mark}{ratio:.2}  {:.2}", ours / row.added)
+            })
+            .collect()
     }
 
     /// The tables as a page of the documentation.
@@ -93,6 +124,19 @@ impl Report {
             versions.join(", "),
             self.conditions
         );
+        out.push_str("\n### Ratios\n\nOur CPU per request to theirs, and the latency that we add to what they add.\n\n| |");
+        self.others().for_each(|name| {
+            let _ = write!(out, " {name} |");
+        });
+        out.push_str("\n|---|");
+        self.others().for_each(|_| out.push_str("---:|"));
+        for (scenario, samples) in self.scenarios.iter().zip(&self.samples) {
+            let _ = write!(out, "\n| {scenario} |");
+            for cell in self.ratios(samples) {
+                let _ = write!(out, " {} |", cell.replace("  ", " / "));
+            }
+        }
+        out.push('\n');
         for (scenario, samples) in self.scenarios.iter().zip(&self.samples) {
             let _ = writeln!(out, "\n### {scenario}\n");
             out.push_str("| | requests/s | CPU µs | core used | p50 µs | p99 µs | added µs | peak MB | CPU ours / its |\n");
