@@ -4,9 +4,9 @@
 //! once with a slow answer and decays slowly, so that a node that stalls is noticed by the next
 //! request rather than by the hundredth.
 //!
-//! Health here is one bit. A failed connection, or silence while requests wait, takes a node out, and the
-//! topology's own probe, not a client's request, brings it back. This module does not know what a shard
-//! is.
+//! Health here is two things. A failed connection, or silence while requests wait, takes a node out, and
+//! the topology's own probe, not a client's request, brings it back. A node that answers with nothing but
+//! errors of its own is spared for a time. This module does not know what a shard is.
 
 use std::{
     future::Future,

@@ -54,7 +54,7 @@ pub enum Reason {
     UnknownCollection,
     /// Any node: no shard has the key asked for.
     UnknownShardKey,
-    /// Any node: the body is not what the path asks for, is compressed, or is too large to look into.
+    /// Any node: the body is not what the path asks for, or does not tell the collection.
     NotUnderstood,
     /// Any node: none that can be used holds a replica.
     NoReplica,

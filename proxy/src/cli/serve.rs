@@ -97,7 +97,7 @@ pub struct Serve {
 
     /// Largest body that is looked into and kept for another attempt, in bytes, or in KiB, MiB or GiB
     ///
-    /// Larger ones stream to any node. Qdrant's own limit for JSON is 32 MiB.
+    /// Larger ones stream to the node that their path tells. Qdrant's own limit for JSON is 32 MiB.
     ///
     /// Example: 64MiB
     #[arg(

@@ -39,11 +39,11 @@ super::rpcs! {
 
     /// Takes a snapshot of a collection on its home node.
     snapshots: create_snapshot(CreateSnapshotRequest) = create -> CreateSnapshotResponse;
-    /// Lists the snapshots of a collection on its home node.
+    /// Lists the snapshots of a collection on all nodes.
     snapshots: list_snapshots(ListSnapshotsRequest) = list -> ListSnapshotsResponse;
-    /// Deletes a snapshot of a collection on its home node.
+    /// Deletes a snapshot of a collection on the node that keeps it.
     snapshots: delete_snapshot(DeleteSnapshotRequest) = delete -> DeleteSnapshotResponse;
-    /// Deletes a snapshot of a whole node.
+    /// Deletes a snapshot of a whole node, on the node that keeps it.
     snapshots: delete_full_snapshot(DeleteFullSnapshotRequest) = delete_full -> DeleteSnapshotResponse;
 }
 
@@ -54,7 +54,7 @@ super::bare_rpcs! {
     collections: list_aliases() = list_aliases(ListAliasesRequest {}) -> ListAliasesResponse;
     /// Takes a snapshot of a whole node.
     snapshots: create_full_snapshot() = create_full(CreateFullSnapshotRequest {}) -> CreateSnapshotResponse;
-    /// Lists the snapshots of a whole node.
+    /// Lists the snapshots of whole nodes, of all of them.
     snapshots: list_full_snapshots() = list_full(ListFullSnapshotsRequest {}) -> ListSnapshotsResponse;
     /// Tells the version of the node that answers.
     service: health_check() = health_check(HealthCheckRequest {}) -> HealthCheckReply;

@@ -186,7 +186,7 @@ impl RouterBuilder {
     }
 
     /// The largest body, in bytes, that is looked into and kept for another attempt. Larger ones
-    /// stream to any node. Default: 32 MiB, Qdrant's own limit for JSON.
+    /// stream to the node that their path tells. Default: 32 MiB, Qdrant's own limit for JSON.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
         self
