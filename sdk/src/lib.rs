@@ -31,6 +31,11 @@ mod transport;
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
+/// The code of the SDK guide, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/src/sdk.md")]
+struct SdkGuide;
+
 pub use self::{
     balance::{Balance, Latencies, Traffic},
     client::{Progress, Qdrant, QdrantBuilder},
