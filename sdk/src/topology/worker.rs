@@ -30,7 +30,7 @@ use tokio::{
 use super::{
     Address, ApiError, Change, ClusterApi, ClusterView, Collection, Epoch, Hashing, Lookup, Topology,
     Version, ViewKind,
-    membership::{Member, Membership},
+    membership::{Member, Membership, Progress},
     snapshot::Applied,
 };
 use crate::{
@@ -466,6 +466,13 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
                     tracing::info!(%address, peer = ?peer(&view), "another peer answers at this address");
                     self.observer.forgotten(address);
                     member.version = None;
+                    member.progress = Progress::default();
+                }
+                if matches!(view.kind, ViewKind::Member { settled: true, .. }) {
+                    member.progress.note(view.epoch, Instant::now());
+                }
+                if member.progress.is_settling() {
+                    self.shared.refresh.store(true, Ordering::Release);
                 }
                 *member =
                     Member { reachable: true, view: Some(view), anonymous: false, asked_after, ..*member };
@@ -676,8 +683,8 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
     /// round of questions comes soon.
     fn applied(&self) -> Applied {
         let change = self.shared.change.load();
-        let epoch_of = |address: Address| {
-            let member = self.members.get(&address).filter(|member| member.asked_after >= change.number)?;
+        let required_of = |by: &Address| {
+            let member = self.members.get(by).filter(|member| member.asked_after >= change.number)?;
             match member.view {
                 Some(ClusterView { kind: ViewKind::Member { settled: true, .. }, epoch }) => Some(epoch),
                 _ => None,
@@ -688,12 +695,14 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         let Some(by) = change.by.filter(|&by| !is_over && live().any(|address| address == by)) else {
             return Applied { change: change.number, by: None };
         };
-        let has_it = |address| epoch_of(by).is_some_and(|required| epoch_of(address) >= Some(required));
-        if live().all(has_it) {
+        let required = required_of(&by);
+        let applied = |address: &Address| self.members.get(address).and_then(|member| member.progress.applied());
+        let has_it = |address: &Address| required.is_some() && applied(address) >= required;
+        if live().all(|address| has_it(&address)) {
             return Applied { change: change.number, by: None };
         }
         self.shared.refresh.store(true, Ordering::Release);
-        Applied { change: change.number, by: Some(live().filter(|&address| has_it(address)).collect()) }
+        Applied { change: change.number, by: Some(live().filter(has_it).collect()) }
     }
 
     /// Tells the problems, and whether the first survey has just ended.

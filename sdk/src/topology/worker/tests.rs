@@ -143,6 +143,7 @@ async fn follow(cluster: &FakeCluster, names: &str) -> TopologyHandle {
     let handle =
         TopologyHandle::follow(discovery, cluster.clone(), Arc::new(Nobody), Settings::default(), dice);
     handle.surveyed().await;
+    a_while().await;
     handle
 }
 
@@ -199,6 +200,26 @@ async fn nothing_is_fetched_while_the_epoch_stands_still() {
         panic!("books is known");
     };
     assert_eq!(books.epoch.commit, 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_placement_read_before_its_entry_is_applied_is_read_again() {
+    let cluster = FakeCluster::of(3);
+    let topology = follow(&cluster, "1-2-3").await;
+    topology.knowing("books").await;
+    // The nodes tell the new commit, and nothing left to apply, before the collection is there.
+    cluster.commit(11);
+    topology.refresh();
+    for _ in 0..30 {
+        topology.knowing("books").await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    cluster.lock().collections.insert("books".to_owned());
+    for _ in 0..30 {
+        topology.knowing("books").await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(is_found(&topology.snapshot(), "books"));
 }
 
 #[tokio::test(start_paused = true)]
