@@ -28,21 +28,19 @@ use crate::{
 
 mod latencies;
 mod percentile;
+mod sparing;
 
 pub use self::latencies::Latencies;
-use self::{latencies::LatencyCounter, percentile::RecentReads};
+use self::{latencies::LatencyCounter, percentile::RecentReads, sparing::Sparing};
 
 /// The weight of a past answer falls to a third in this time.
 const DECAY: Duration = Duration::from_secs(10);
 
-/// So many poor answers in a row, and a node is spared,
-const POOR_STREAK: usize = 5;
+/// A node that is new or back takes this long to get its full share: its caches are cold.
+const SLOW_START: Duration = Duration::from_secs(10);
 
-/// for this long at first,
-const FIRST_PENALTY: Duration = Duration::from_secs(1);
-
-/// doubled each time up to 32 seconds.
-const MAX_DOUBLINGS: usize = 5;
+/// It begins with a tenth.
+const MAX_HANDICAP: u64 = 10;
 
 /// What a node is assumed to take before it has answered anything.
 const FIRST_GUESS: Duration = Duration::from_millis(1);
@@ -74,12 +72,9 @@ struct NodeState {
     /// When it last gave a sign of life, or was first asked for one.
     heard_at: AtomicU64,
     ejected: AtomicBool,
-    /// Reads that it answered poorly since it last answered one well.
-    poor_streak: AtomicUsize,
-    /// How often it was spared in a row.
-    penalties: AtomicUsize,
-    /// Until when it is spared, by its own clock.
-    spared_until: AtomicU64,
+    sparing: Sparing,
+    /// When it came or came back, by its own clock; zero where nobody has seen it come.
+    joined_at: AtomicU64,
     /// Tells those that wait that it hangs.
     hung: Arc<Notify>,
     latency: PeakEwma,
@@ -132,6 +127,11 @@ impl Balance {
     /// Brings what is computed from time to time up to date.
     pub(crate) fn settle(&self) {
         self.reads.settle();
+    }
+
+    /// Whether the node at `address` is to be spared the reads of `collection`.
+    pub(crate) fn spares_reads(&self, address: Address, collection: &str) -> bool {
+        self.nodes.get(&address).is_some_and(|node| node.sparing.spares_reads(collection, node.clock()))
     }
 
     /// The addresses that have given no sign of life for `silence`, though requests wait there.
@@ -210,16 +210,19 @@ impl Conditions for Balance {
     fn load(&self, address: Address) -> u64 {
         self.nodes.get(&address).map_or(FIRST_GUESS.as_micros() as u64, |node| {
             let waiting = node.in_flight.load(Ordering::Relaxed) as u64 + 1;
-            waiting.saturating_mul(node.latency.now() as u64 + 1)
+            waiting.saturating_mul(node.latency.now() as u64 + 1).saturating_mul(node.handicap())
         })
     }
 }
 
 impl Observer for Balance {
     fn answered(&self, address: Address) {
-        if let Some(node) = self.nodes.get(&address)
-            && node.ejected.swap(false, Ordering::Relaxed)
-        {
+        let Some(node) = self.nodes.get(&address) else {
+            self.node(address).join();
+            return;
+        };
+        if node.ejected.swap(false, Ordering::Relaxed) {
+            node.join();
             tracing::info!(%address, "back: it answers again");
         }
     }
@@ -241,9 +244,8 @@ impl NodeState {
             in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             heard_at: AtomicU64::new(0),
-            poor_streak: AtomicUsize::new(0),
-            penalties: AtomicUsize::new(0),
-            spared_until: AtomicU64::new(0),
+            sparing: Sparing::default(),
+            joined_at: AtomicU64::new(0),
             hung: Arc::default(),
             ejected: AtomicBool::new(false),
             latency: PeakEwma::new(FIRST_GUESS),
@@ -252,25 +254,39 @@ impl NodeState {
         }
     }
 
-    fn spare(&self) {
-        let doublings = self.penalties.fetch_add(1, Ordering::Relaxed).min(MAX_DOUBLINGS);
-        let time = FIRST_PENALTY * (1 << doublings);
-        let until = self.latency.clock() + time.as_micros() as u64;
-        self.spared_until.store(until, Ordering::Relaxed);
-        tracing::info!(?time, "spared: a node answers with nothing but errors of its own");
+    fn is_spared(&self) -> bool {
+        self.sparing.spares_node(self.clock())
     }
 
-    fn is_spared(&self) -> bool {
-        self.latency.clock() < self.spared_until.load(Ordering::Relaxed)
+    fn join(&self) {
+        self.joined_at.store(self.clock().max(1), Ordering::Relaxed);
+    }
+
+    /// How many times its load counts. It falls to one as the node's time grows, so that among loaded nodes
+    /// its share grows evenly.
+    fn handicap(&self) -> u64 {
+        match self.joined_at.load(Ordering::Relaxed) {
+            0 => 1,
+            joined_at => {
+                let slow_start = SLOW_START.as_micros() as u64;
+                let age = self.clock().saturating_sub(joined_at).max(1);
+                (slow_start / age).clamp(1, MAX_HANDICAP)
+            }
+        }
     }
 
     fn hear(&self) {
-        self.heard_at.store(self.latency.clock(), Ordering::Relaxed);
+        self.heard_at.store(self.clock(), Ordering::Relaxed);
     }
 
     fn silence(&self) -> Duration {
         let since = self.heard_at.load(Ordering::Relaxed);
-        Duration::from_micros(self.latency.clock().saturating_sub(since))
+        Duration::from_micros(self.clock().saturating_sub(since))
+    }
+
+    /// Microseconds since the node became known.
+    fn clock(&self) -> u64 {
+        self.latency.clock()
     }
 }
 
@@ -288,20 +304,22 @@ impl InFlight {
         took
     }
 
-    /// Notes that the answer was a good one, as answers go.
-    pub(crate) fn good(&self) {
-        if self.node.poor_streak.swap(0, Ordering::Relaxed) == 0 {
-            return;
-        }
-        self.node.penalties.store(0, Ordering::Relaxed);
+    /// Notes that a read of `collection` was answered well, as answers go.
+    pub(crate) fn good(&self, collection: Option<&str>) {
+        self.node.sparing.good(collection);
     }
 
-    /// Notes that the node could not answer. Some such answers in a row, with no good one in between,
-    /// and it is spared for a time that doubles while that goes on.
-    pub(crate) fn poor(&self) {
-        if (self.node.poor_streak.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(POOR_STREAK) {
-            self.node.spare();
+    /// Notes that the node could not answer a read of `collection`. Some such answers in a row, with no
+    /// good one in between, and it is spared for a time that doubles while that goes on.
+    pub(crate) fn poor(&self, collection: Option<&str>) {
+        if let Some(time) = self.node.sparing.poor(collection, self.node.clock()) {
+            tracing::info!(?time, collection, "spared: a node answers with nothing but errors of its own");
         }
+    }
+
+    /// Notes that the node asks for a pause from reads of `collection`.
+    pub(crate) fn rest(&self, collection: &str, time: Duration) {
+        self.node.sparing.rest(collection, time, self.node.clock());
     }
 
     /// Notes that the wait is over: an answer has begun, or never will.
@@ -421,9 +439,9 @@ mod tests {
     async fn a_node_that_answers_poorly_is_spared_for_longer_each_time() {
         let balance = Balance::default();
         let node = address(1);
-        let poorly = |times: usize| (0..times).for_each(|_| balance.start(node).poor());
+        let poorly = |times: usize| (0..times).for_each(|_| balance.start(node).poor(None));
         poorly(4);
-        balance.start(node).good();
+        balance.start(node).good(None);
         poorly(4);
         assert!(balance.is_usable(node), "a good answer in between");
         poorly(1);
@@ -436,10 +454,29 @@ mod tests {
             poorly(5);
         }
         tokio::time::advance(Duration::from_secs(8)).await;
-        balance.start(node).good();
+        balance.start(node).good(None);
         poorly(5);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(balance.is_usable(node), "a good answer begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_is_back_gets_its_share_little_by_little() {
+        let balance = Balance::default();
+        let (steady, back) = (address(1), address(2));
+        balance.answered(steady);
+        balance.answered(back);
+        tokio::time::advance(SLOW_START).await;
+        let share = || balance.load(back) / balance.load(steady);
+        assert_eq!(share(), 1);
+        balance.eject(back);
+        balance.answered(back);
+        assert_eq!(share(), 10);
+        tokio::time::advance(SLOW_START / 4).await;
+        balance.answered(back);
+        assert_eq!(share(), 4, "a probe that finds it well begins nothing anew");
+        tokio::time::advance(SLOW_START).await;
+        assert_eq!(share(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -44,7 +44,7 @@ mod watch;
 pub use self::repeat::{RetryWrites, RetryWritesError};
 use self::{
     attempt::{Attempt, Event, Race},
-    repeat::{Repeatable, asks_for_another},
+    repeat::{Repeatable, asks_for_another, asks_for_pause},
 };
 pub(crate) use self::{
     deadline::deadline,
@@ -106,7 +106,7 @@ pub(crate) struct Job {
     pub(crate) deadline: Option<Instant>,
     pub(crate) placement: Placement,
     /// The collection that it names, if any.
-    pub(crate) collection: Option<String>,
+    pub(crate) collection: Option<Arc<str>>,
     /// The view that the whole request is decided on.
     pub(crate) snapshot: Arc<Topology>,
     pub(crate) head: Parts,
@@ -179,7 +179,9 @@ impl Dispatcher {
         let can_send_again = matches!(job.body, Body::Full(_));
         let change = self.topology.change();
         let snapshot = job.snapshot.clone();
-        let conditions = Now::of(self, &change, &snapshot, job.collection.as_deref());
+        let collection = job.collection.clone();
+        let collection = collection.as_deref();
+        let conditions = Now::of(self, &change, &snapshot, job.class, collection);
         let mut tried = job.excluded();
         let excluded = tried.len();
         let mut race = Race::default();
@@ -241,13 +243,16 @@ impl Dispatcher {
                         && !matches!(job.placement, Placement::Local(_))
                         && asks_for_another(job.protocol, &response);
                     let is_read = job.class == Class::Read;
-                    if is_poor {
-                        in_flight.poor();
-                    } else if is_read {
-                        in_flight.good();
+                    let pause = asks_for_pause(job.protocol, &response);
+                    match (is_read, collection, pause) {
+                        (false, ..) => {}
+                        (true, Some(collection), Some(pause)) => in_flight.rest(collection, pause),
+                        (true, ..) if is_poor => in_flight.poor(collection),
+                        (true, ..) => in_flight.good(collection),
                     }
                     // Reads alone compare: a snapshot takes long, and a quick error is no merit.
-                    let tells_load = is_read && !is_poor && !response.status().is_server_error();
+                    let is_error = is_poor || pause.is_some() || response.status().is_server_error();
+                    let tells_load = is_read && !is_error;
                     let took = in_flight.answered(tells_load);
                     if tells_load {
                         self.balance.observe_read(took);
@@ -336,6 +341,8 @@ enum Next {
 struct Now<'a> {
     balance: &'a Balance,
     snapshot: &'a Topology,
+    /// What it reads, as nodes may have to be spared that.
+    reads: Option<&'a str>,
     /// A change of metadata that the request could notice.
     change: Option<&'a Change>,
 }
@@ -345,16 +352,23 @@ impl<'a> Now<'a> {
         dispatcher: &'a Dispatcher,
         change: &'a Change,
         snapshot: &'a Topology,
-        collection: Option<&str>,
+        class: Class,
+        collection: Option<&'a str>,
     ) -> Self {
         let is_noticed = change.concerns(collection, snapshot);
-        Self { balance: &dispatcher.balance, snapshot, change: is_noticed.then_some(change) }
+        Self {
+            balance: &dispatcher.balance,
+            snapshot,
+            reads: collection.filter(|_| class == Class::Read),
+            change: is_noticed.then_some(change),
+        }
     }
 }
 
 impl Conditions for Now<'_> {
     fn is_usable(&self, address: Address) -> bool {
         self.balance.is_usable(address)
+            && !self.reads.is_some_and(|collection| self.balance.spares_reads(address, collection))
     }
 
     fn is_alive(&self, address: Address) -> bool {

@@ -90,7 +90,7 @@ impl Dispatcher {
             Keys::Any(_) | Keys::WithFallback { .. } => None,
         }?;
         let change = self.topology.change();
-        let conditions = Now::of(self, &change, &job.snapshot, job.collection.as_deref());
+        let conditions = Now::of(self, &change, &job.snapshot, job.class, job.collection.as_deref());
         let ordinary = plan(job.target(), &job.snapshot, &conditions, &[], 0)?;
         if ordinary.expected_rpcs == Some(0) {
             return None;

@@ -15,7 +15,7 @@ impl Dispatcher {
         let mut explanation = Explanation {
             protocol: job.protocol.as_str(),
             class: job.class.as_str(),
-            collection: job.collection.clone(),
+            collection: named.map(str::to_owned),
             resolved: resolved.map(str::to_owned),
             epoch: topology.epoch().map(|epoch| epoch.to_string()),
             shards: None,
@@ -25,7 +25,7 @@ impl Dispatcher {
             candidates: Vec::new(),
         };
         let change = self.topology.change();
-        let conditions = Now::of(self, &change, topology, named);
+        let conditions = Now::of(self, &change, topology, job.class, named);
         if let Placement::Points(collection, intent) = &job.placement
             && let Some((shards, candidates)) = candidates(intent, collection, topology, &conditions)
         {

@@ -90,7 +90,7 @@ impl Dispatcher {
             return None;
         };
         let change = self.topology.change();
-        let conditions = Now::of(self, &change, &job.snapshot, job.collection.as_deref());
+        let conditions = Now::of(self, &change, &job.snapshot, job.class, job.collection.as_deref());
         let split = Split::of(intent, collection, &job.snapshot, &conditions)?;
         let [scope] = &intent.scopes[..] else { return None };
         let group = group(collection, &scope.keys)?;

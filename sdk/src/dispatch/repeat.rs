@@ -1,8 +1,8 @@
 //! Whether a request may be sent again: one table, and nothing else decides.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, header};
 
 use super::Placement;
 use crate::{
@@ -115,6 +115,20 @@ pub(super) fn asks_for_another<B>(protocol: Protocol, response: &Response<B>) ->
     }
 }
 
+/// Whether an answer says that a limit is reached (`429`, RESOURCE_EXHAUSTED), and for how long the node asks
+/// for a pause; zero where it does not say. Qdrant counts reads per collection and node.
+pub(super) fn asks_for_pause<B>(protocol: Protocol, response: &Response<B>) -> Option<Duration> {
+    let headers = response.headers();
+    let is_limited = match protocol {
+        Protocol::Rest => response.status() == StatusCode::TOO_MANY_REQUESTS,
+        Protocol::Grpc => grpc_status(headers) == Some(b"8"),
+    };
+    is_limited.then(|| {
+        let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        Duration::from_secs(seconds.unwrap_or_default())
+    })
+}
+
 /// The status of a gRPC answer that is nothing but a status.
 fn grpc_status(headers: &HeaderMap) -> Option<&[u8]> {
     headers.get("grpc-status").map(http::HeaderValue::as_bytes)
@@ -138,6 +152,23 @@ mod tests {
         let action = Action::Write(ordering);
         let intent = Intent { action, scopes: smallvec![Scope::EVERYTHING], affinity: None };
         Placement::Points(Arc::new(collection), intent)
+    }
+
+    #[test]
+    fn a_limit_asks_for_a_pause() {
+        let rest = |status: u16, after: &str| {
+            Response::builder().status(status).header("retry-after", after).body(()).expect("a response")
+        };
+        let grpc = |status: &str| {
+            let head = Response::builder().header("grpc-status", status).header("retry-after", "7");
+            head.body(()).expect("a response")
+        };
+        let seconds = |protocol, response| asks_for_pause(protocol, &response).map(|pause| pause.as_secs());
+        assert_eq!(seconds(Protocol::Rest, rest(429, "7")), Some(7));
+        assert_eq!(seconds(Protocol::Rest, rest(429, "Wed, 21 Oct 2015 07:28:00 GMT")), Some(0));
+        assert_eq!(seconds(Protocol::Rest, rest(200, "7")), None);
+        assert_eq!(seconds(Protocol::Grpc, grpc("8")), Some(7));
+        assert_eq!(seconds(Protocol::Grpc, grpc("5")), None);
     }
 
     #[test]

@@ -24,7 +24,7 @@ const NODE: HeaderName = HeaderName::from_static("x-qdrant-node");
 /// What is known of a request before it is sent.
 pub(super) struct Prepared {
     pub(super) placement: Placement,
-    pub(super) collection: Option<String>,
+    pub(super) collection: Option<Arc<str>>,
     pub(super) snapshot: Arc<Topology>,
     pub(super) body: Body,
     /// The body as it is looked into: whole and not compressed.
@@ -85,7 +85,7 @@ impl Inner {
             false => None,
         };
         let looked_at = plain.as_ref().unwrap_or(&bytes);
-        let collection = call.collection(looked_at).map(str::to_owned);
+        let collection = call.collection(looked_at).map(Arc::from);
         let (placement, snapshot) = match pin {
             Some(pin) => (pinned(call, pin, &found)?, found),
             None if call.is_on_points() => {

@@ -696,7 +696,8 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             return Applied { change: change.number, by: None };
         };
         let required = required_of(&by);
-        let applied = |address: &Address| self.members.get(address).and_then(|member| member.progress.applied());
+        let applied =
+            |address: &Address| self.members.get(address).and_then(|member| member.progress.applied());
         let has_it = |address: &Address| required.is_some() && applied(address) >= required;
         if live().all(|address| has_it(&address)) {
             return Applied { change: change.number, by: None };

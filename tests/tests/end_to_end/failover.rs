@@ -193,6 +193,27 @@ async fn a_limit_is_passed_on() {
     assert_eq!(asked, 1, "it was asked once");
 }
 
+/// A node that tells when to come back is left alone until then, and the others answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_at_its_limit_is_left_alone_for_as_long_as_it_asks() {
+    let bed = filled(Cluster::builder().nodes(3).embedded()).await;
+    bed.cluster.answer_with(1, Canned::rate_limited(Some(60))).await.expect("a limit");
+    let mut limited = 0;
+    for _ in 0..100 {
+        let request = http::Request::post("/collections/books/points/count")
+            .header("content-type", "application/json")
+            .body("{}".into())
+            .expect("a request");
+        match bed.rest().raw(request).await.expect("an answer").status().as_u16() {
+            200 => {}
+            429 => limited += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(bed.cluster.canned_answers(1).await.expect("a count"), limited);
+    assert_eq!(limited, 1, "it told so once");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_node_the_service_serves_and_after_that_nobody() {
     let bed = Bed::new().await;
