@@ -132,7 +132,9 @@ impl Qdrant {
         }
     }
 
-    /// A client on a router that exists already, sharing its connections and its view of the cluster.
+    /// A client on a router that exists already, sharing its connections and its view of the cluster. It
+    /// carries no key and waits five seconds for each call; see [`with_header`](Self::with_header) and
+    /// [`with_timeout`](Self::with_timeout).
     #[must_use]
     pub fn with_router(router: Router) -> Self {
         Self { channel: Channel { router, headers: Arc::default(), timeout: DEFAULT_TIMEOUT } }
@@ -147,6 +149,14 @@ impl Qdrant {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
             Arc::make_mut(&mut client.channel.headers).append(name, value);
         }
+        client
+    }
+
+    /// The same client with another time for each call, repeats included. See [`QdrantBuilder::timeout`].
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        let mut client = self.clone();
+        client.channel.timeout = timeout;
         client
     }
 
@@ -267,7 +277,14 @@ impl QdrantBuilder {
         Ok(Qdrant { channel })
     }
 
-    fn router(mut self, configure: impl FnOnce(RouterBuilder) -> RouterBuilder) -> Self {
+    /// Configures the router beneath, for what has no method here.
+    ///
+    /// ```
+    /// let client = qdrant_router::Qdrant::builder()
+    ///     .preset("kubeblocks:my-cluster")
+    ///     .router(|router| router.max_requests(1_000));
+    /// ```
+    pub fn router(mut self, configure: impl FnOnce(RouterBuilder) -> RouterBuilder) -> Self {
         self.router = configure(self.router);
         self
     }

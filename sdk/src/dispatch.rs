@@ -259,7 +259,7 @@ impl Dispatcher {
                     }
                     let (head, body) = response.into_parts();
                     let body = ReplyBody::new(body, in_flight);
-                    let body = if is_read && can_send_again { body.prime().await } else { Ok(body) };
+                    let body = if is_primed(job.class) { body.prime().await } else { Ok(body) };
                     match body {
                         Ok(body) => {
                             let answer =
@@ -323,6 +323,15 @@ impl Dispatcher {
     fn hedge_delay(&self) -> Duration {
         let usual = self.balance.p95().map_or(HEDGE_DEFAULT, |p95| p95.mul_f64(HEDGE_MARGIN));
         usual.clamp(HEDGE_SOONEST, HEDGE_LATEST)
+    }
+}
+
+/// Whether answers are read some way in advance, so that one that breaks off does so before anything of it
+/// has gone to the client. Files of snapshots stream from the first byte.
+fn is_primed(class: Class) -> bool {
+    match class {
+        Class::Read | Class::Write | Class::Consensus | Class::Anywhere => true,
+        Class::NodeLocal | Class::SnapshotList | Class::SnapshotCreate | Class::Unknown => false,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     balance::Balance,
     dispatch::{
         Answer, Credentials, DirectAnswer, Dispatcher, Failure, Gathered, Job, Merged, Placement, Reply,
-        RetryWrites, deadline, refuse,
+        RetryWrites, RetryWritesError, deadline, refuse,
     },
     request::{BoxError, Call, Class, Protocol},
     route::{Plan, Reason},
@@ -157,7 +157,14 @@ impl Router {
         };
         let deadline = if protocol == Protocol::Grpc { deadline(&head.headers) } else { None };
         let pin = NodePin::take(&mut head.headers);
-        let retry_writes = retry_writes(&mut head.headers).unwrap_or(self.0.retry_writes);
+        let retry_writes = match retry_writes(&mut head.headers) {
+            Ok(wish) => wish.unwrap_or(self.0.retry_writes),
+            Err(failure) => {
+                let mut response = refuse(protocol, &failure).map(ResponseBody::local);
+                response.extensions_mut().insert(routed);
+                return response;
+            }
+        };
         let prepared = match self.0.prepare(&call, pin, &head.headers, body, Some(&mut admitted)).await {
             Ok(prepared) => prepared,
             Err(failure) => {
@@ -277,8 +284,13 @@ fn merged_response(reply: Reply) -> Response<ResponseBody> {
 }
 
 /// What the request itself allows, taken off it.
-fn retry_writes(headers: &mut HeaderMap) -> Option<RetryWrites> {
-    headers.remove(RETRY_WRITES)?.to_str().ok()?.parse().ok()
+fn retry_writes(headers: &mut HeaderMap) -> Result<Option<RetryWrites>, Failure> {
+    let Some(wish) = headers.remove(RETRY_WRITES) else { return Ok(None) };
+    let wish = String::from_utf8_lossy(wish.as_bytes());
+    match wish.parse() {
+        Ok(policy) => Ok(Some(policy)),
+        Err(RetryWritesError) => Err(Failure::UnknownPolicy(wish.into_owned())),
+    }
 }
 
 /// The name of a node for people.

@@ -132,11 +132,9 @@ fn text(explanation: &Explanation) -> String {
         let _ = writeln!(out, "\nwhole, to one node:");
         for candidate in &explanation.candidates {
             let usable = if candidate.usable { "" } else { "  (not usable now)" };
-            let _ = writeln!(
-                out,
-                "  {:<20} {:>3} internal RPCs{usable}",
-                candidate.node, candidate.internal_rpcs
-            );
+            let count = candidate.internal_rpcs;
+            let unit = if count == 1 { "RPC" } else { "RPCs" };
+            let _ = writeln!(out, "  {:<20} {count:>3} internal {unit}{usable}", candidate.node);
         }
     }
     out

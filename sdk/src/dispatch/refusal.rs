@@ -21,6 +21,8 @@ pub(crate) enum Failure {
     Overloaded,
     /// The client names a node that is not one of the cluster.
     UnknownNode { name: String, known: Vec<String> },
+    /// The client asks for writes to be repeated in a way that there is not.
+    UnknownPolicy(String),
     /// The client asks all nodes for what only one can answer.
     NotForAllNodes,
     /// Qdrant does not accept the client's credentials, and so neither do we.
@@ -44,6 +46,7 @@ impl Failure {
             | Self::Late
             | Self::Overloaded
             | Self::UnknownNode { .. }
+            | Self::UnknownPolicy(_)
             | Self::NotForAllNodes
             | Self::NotLetIn { .. } => 0,
         }
@@ -53,7 +56,7 @@ impl Failure {
         match self {
             Self::NoNode { .. } | Self::Broken { sent: Sent::No, .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Broken { sent: Sent::Unknown, .. } => StatusCode::BAD_GATEWAY,
-            Self::ClientGone(_) | Self::NotForAllNodes => StatusCode::BAD_REQUEST,
+            Self::ClientGone(_) | Self::UnknownPolicy(_) | Self::NotForAllNodes => StatusCode::BAD_REQUEST,
             Self::Late => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::UnknownNode { .. } => StatusCode::NOT_FOUND,
@@ -69,7 +72,7 @@ impl Failure {
             Self::Late => DEADLINE_EXCEEDED,
             Self::Overloaded => RESOURCE_EXHAUSTED,
             Self::UnknownNode { .. } => NOT_FOUND,
-            Self::NotForAllNodes => INVALID_ARGUMENT,
+            Self::UnknownPolicy(_) | Self::NotForAllNodes => INVALID_ARGUMENT,
             Self::NotLetIn { status: StatusCode::FORBIDDEN, .. } => PERMISSION_DENIED,
             Self::NotLetIn { status: StatusCode::UNAUTHORIZED, .. } => UNAUTHENTICATED,
             Self::NotLetIn { .. } => UNAVAILABLE,
@@ -99,6 +102,9 @@ impl Failure {
             Self::UnknownNode { name, known } => format!(
                 "qdrant-router: no node is named `{name}`; `x-qdrant-node` takes the pod name or the peer id of one of {}",
                 known.join(", ")
+            ),
+            Self::UnknownPolicy(wish) => format!(
+                "qdrant-router: `x-qdrant-router-retry-writes` is `never`, `idempotent` or `always`, not `{wish}`"
             ),
             Self::NotForAllNodes => {
                 "qdrant-router: `x-qdrant-node: all` is for making and listing snapshots; name one node for anything else"

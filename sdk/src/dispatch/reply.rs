@@ -35,7 +35,8 @@ impl ReplyBody {
     }
 
     /// Reads a short answer to its end, and the beginning of a long one. Until then nothing has gone to
-    /// the client, so that a read whose answer breaks off here can be made again elsewhere.
+    /// the client, so that a request whose answer breaks off here can be made again elsewhere, or refused
+    /// in words.
     pub(crate) async fn prime(mut self) -> Result<Self, hyper::Error> {
         let Some(mut body) = self.rest.take() else { return Ok(self) };
         let mut read = 0;

@@ -214,6 +214,40 @@ async fn a_node_at_its_limit_is_left_alone_for_as_long_as_it_asks() {
     assert_eq!(limited, 1, "it told so once");
 }
 
+/// A request says itself whether it may be repeated though it may have been processed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_decides_whether_it_is_repeated() {
+    let bed = filled(Cluster::builder().nodes(3).embedded()).await;
+    let write = |id: u64, ordering: &'static str, policy: &'static str| {
+        let body = json!({ "points": [{ "id": id, "vector": [1, 2, 3, 4] }] }).to_string();
+        let request = http::Request::put(format!("/collections/books/points?wait=true&ordering={ordering}"))
+            .header("content-type", "application/json")
+            .header("x-qdrant-router-retry-writes", policy)
+            .body(body.into())
+            .expect("a request");
+        let rest = bed.rest();
+        async move { rest.raw(request).await.expect("an answer").status().as_u16() }
+    };
+    // Wherever the points belong, some of them are answered by the node that breaks its answers off.
+    bed.cluster.reset(1).await.expect("a node that resets");
+    for (ordering, policy, fails) in
+        [("weak", "never", true), ("weak", "idempotent", false), ("weak", "always", false)]
+    {
+        let mut statuses = std::collections::BTreeSet::new();
+        for id in 100..130 {
+            statuses.insert(write(id, ordering, policy).await);
+        }
+        assert_eq!(statuses.contains(&502), fails, "{ordering} {policy}: {statuses:?}");
+        assert!(statuses.is_subset(&[200, 502].into()), "{ordering} {policy}: {statuses:?}");
+    }
+    assert_eq!(write(1, "weak", "sometimes").await, 400);
+
+    for node in [0, 2] {
+        bed.cluster.reset(node).await.expect("a node that resets");
+    }
+    assert_eq!(write(1, "medium", "idempotent").await, 502, "it may have been processed");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_node_the_service_serves_and_after_that_nobody() {
     let bed = Bed::new().await;
