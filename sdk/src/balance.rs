@@ -169,6 +169,16 @@ impl Balance {
         }
     }
 
+    /// Notes that the node at `address` could not answer a read of `collection`, or broke its answer off.
+    /// Some such answers in a row, with no good one in between, and it is spared for a time that doubles
+    /// while that goes on.
+    pub(crate) fn poor(&self, address: Address, collection: Option<&str>) {
+        let node = self.node(address);
+        if let Some(time) = node.sparing.poor(collection, node.clock()) {
+            tracing::info!(%address, ?time, collection, "spared: it answers nothing well");
+        }
+    }
+
     /// Requests in flight to `address`.
     #[must_use]
     pub fn in_flight(&self, address: Address) -> usize {
@@ -309,14 +319,6 @@ impl InFlight {
         self.node.sparing.good(collection);
     }
 
-    /// Notes that the node could not answer a read of `collection`. Some such answers in a row, with no
-    /// good one in between, and it is spared for a time that doubles while that goes on.
-    pub(crate) fn poor(&self, collection: Option<&str>) {
-        if let Some(time) = self.node.sparing.poor(collection, self.node.clock()) {
-            tracing::info!(?time, collection, "spared: a node answers with nothing but errors of its own");
-        }
-    }
-
     /// Notes that the node asks for a pause from reads of `collection`.
     pub(crate) fn rest(&self, collection: &str, time: Duration) {
         self.node.sparing.rest(collection, time, self.node.clock());
@@ -439,7 +441,7 @@ mod tests {
     async fn a_node_that_answers_poorly_is_spared_for_longer_each_time() {
         let balance = Balance::default();
         let node = address(1);
-        let poorly = |times: usize| (0..times).for_each(|_| balance.start(node).poor(None));
+        let poorly = |times: usize| (0..times).for_each(|_| balance.poor(node, None));
         poorly(4);
         balance.start(node).good(None);
         poorly(4);

@@ -69,6 +69,8 @@ pub(crate) struct Dialer {
 pub(crate) enum Stream {
     Plain(TcpStream),
     Encrypted(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    #[cfg(test)]
+    Simulated(tokio::io::DuplexStream),
 }
 
 // === impl Tls ===
@@ -135,6 +137,10 @@ impl Dialer {
     }
 
     async fn dial(self) -> io::Result<TokioIo<Stream>> {
+        #[cfg(test)]
+        if let Some(pipe) = crate::simulation::network::connect(self.address).await {
+            return pipe.map(|pipe| TokioIo::new(Stream::Simulated(pipe)));
+        }
         let handshake = async {
             let tcp = TcpStream::connect(self.address).await?;
             tcp.set_nodelay(true)?;
@@ -184,6 +190,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Encrypted(tls) => Pin::new(tls).poll_read(cx, buf),
+            #[cfg(test)]
+            Self::Simulated(pipe) => Pin::new(pipe).poll_read(cx, buf),
         }
     }
 }
@@ -193,6 +201,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Encrypted(tls) => Pin::new(tls).poll_write(cx, bytes),
+            #[cfg(test)]
+            Self::Simulated(pipe) => Pin::new(pipe).poll_write(cx, bytes),
         }
     }
 
@@ -200,6 +210,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Encrypted(tls) => Pin::new(tls).poll_flush(cx),
+            #[cfg(test)]
+            Self::Simulated(pipe) => Pin::new(pipe).poll_flush(cx),
         }
     }
 
@@ -207,6 +219,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Encrypted(tls) => Pin::new(tls).poll_shutdown(cx),
+            #[cfg(test)]
+            Self::Simulated(pipe) => Pin::new(pipe).poll_shutdown(cx),
         }
     }
 
@@ -218,6 +232,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Self::Encrypted(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+            #[cfg(test)]
+            Self::Simulated(pipe) => Pin::new(pipe).poll_write_vectored(cx, slices),
         }
     }
 
@@ -225,6 +241,8 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(tcp) => tcp.is_write_vectored(),
             Self::Encrypted(tls) => tls.is_write_vectored(),
+            #[cfg(test)]
+            Self::Simulated(pipe) => pipe.is_write_vectored(),
         }
     }
 }

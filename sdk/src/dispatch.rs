@@ -247,7 +247,7 @@ impl Dispatcher {
                     match (is_read, collection, pause) {
                         (false, ..) => {}
                         (true, Some(collection), Some(pause)) => in_flight.rest(collection, pause),
-                        (true, ..) if is_poor => in_flight.poor(collection),
+                        (true, ..) if is_poor => self.balance.poor(plan.address, collection),
                         (true, ..) => in_flight.good(collection),
                     }
                     // Reads alone compare: a snapshot takes long, and a quick error is no merit.
@@ -283,6 +283,8 @@ impl Dispatcher {
             if error.no_connection {
                 self.balance.eject(plan.address);
                 self.discovery.refresh();
+            } else if error.sent == Sent::Unknown && job.class == Class::Read {
+                self.balance.poor(plan.address, collection);
             }
             self.topology.refresh();
             failures.push((plan.address, error.reason));

@@ -22,6 +22,8 @@ mod dispatch;
 pub mod request;
 pub mod route;
 mod service;
+#[cfg(test)]
+mod simulation;
 mod task;
 pub mod topology;
 mod transport;

@@ -111,7 +111,11 @@ pub(super) fn asks_for_another<B>(protocol: Protocol, response: &Response<B>) ->
         Protocol::Rest => {
             matches!(response.status(), StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE)
         }
-        Protocol::Grpc => matches!(grpc_status(response.headers()), Some(b"13" | b"14")),
+        // Without a status of gRPC it is no answer of Qdrant's, but of something before it.
+        Protocol::Grpc => match grpc_status(response.headers()) {
+            Some(status) => matches!(status, b"13" | b"14"),
+            None => response.status().is_server_error(),
+        },
     }
 }
 
@@ -152,6 +156,28 @@ mod tests {
         let action = Action::Write(ordering);
         let intent = Intent { action, scopes: smallvec![Scope::EVERYTHING], affinity: None };
         Placement::Points(Arc::new(collection), intent)
+    }
+
+    #[test]
+    fn errors_of_the_node_ask_for_another() {
+        let answer = |status: u16, grpc: Option<&'static str>| {
+            let mut response = Response::builder().status(status).body(()).expect("a response");
+            if let Some(code) = grpc {
+                response.headers_mut().insert("grpc-status", http::HeaderValue::from_static(code));
+            }
+            response
+        };
+        for (status, asks) in
+            [(200, false), (400, false), (429, false), (500, true), (503, true), (504, false)]
+        {
+            assert_eq!(asks_for_another(Protocol::Rest, &answer(status, None)), asks, "{status}");
+        }
+        for (code, asks) in [("0", false), ("3", false), ("8", false), ("13", true), ("14", true)] {
+            assert_eq!(asks_for_another(Protocol::Grpc, &answer(200, Some(code))), asks, "{code}");
+        }
+        for (status, asks) in [(200, false), (404, false), (502, true), (503, true)] {
+            assert_eq!(asks_for_another(Protocol::Grpc, &answer(status, None)), asks, "HTTP {status}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::attempt::drain;
 use crate::{
     balance::Balance,
     request::{Body, Protocol},
-    topology::{Address, TopologyHandle},
+    topology::{Address, Observer, TopologyHandle},
     transport::Transport,
 };
 
@@ -24,8 +24,11 @@ const TICK: Duration = Duration::from_millis(50);
 /// A node may be silent for this long while requests wait.
 const SILENCE: Duration = Duration::from_millis(250);
 
-/// Then it has this long to say that it lives.
+/// Then it has this long to say that it lives, before it is taken out,
 const ANSWER_TIME: Duration = Duration::from_millis(250);
+
+/// and this long to be taken back: a slow node is no dead one.
+const LATE_ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// Latencies are settled once in so many ticks: once a second.
 const SETTLE_TICKS: u32 = 20;
@@ -35,7 +38,7 @@ pub(crate) async fn watch(balance: Arc<Balance>, transport: Arc<Transport>, topo
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut asked: HashSet<Address> = HashSet::new();
-    let mut answers: JoinSet<(Address, bool)> = JoinSet::new();
+    let mut answers: JoinSet<Address> = JoinSet::new();
     let mut count = 0_u32;
     loop {
         tokio::select! {
@@ -46,35 +49,44 @@ pub(crate) async fn watch(balance: Arc<Balance>, transport: Arc<Transport>, topo
                 }
                 for address in balance.silent(SILENCE) {
                     if asked.insert(address) {
-                        let transport = transport.clone();
-                        answers.spawn(async move { (address, lives(&transport, address).await) });
+                        let (balance, transport) = (balance.clone(), transport.clone());
+                        let topology = topology.clone();
+                        answers.spawn(async move {
+                            look(&balance, &transport, &topology, address).await;
+                            address
+                        });
                     }
                 }
             }
-            Some(Ok((address, lives))) = answers.join_next() => {
-                asked.remove(&address);
-                if lives {
-                    balance.hear(address);
-                } else {
-                    balance.give_up(address);
-                    topology.refresh();
-                }
-            }
+            Some(Ok(address)) = answers.join_next() => { asked.remove(&address); }
         }
     }
 }
 
-/// Whether the node answers a question that costs it nothing, however it answers.
-async fn lives(transport: &Transport, address: Address) -> bool {
-    let Ok(request) = Request::get("/healthz").body(Body::Full(bytes::Bytes::new())) else { return true };
-    let Ok(exchange) = transport.send(address, Protocol::Rest, request) else { return true };
-    match tokio::time::timeout(ANSWER_TIME, exchange).await {
-        Ok(Ok(response)) => {
-            drain(response.into_body()).await;
-            true
-        }
-        // A refused or broken connection is a sign too, and found by those whose connection it is.
-        Ok(Err(_)) => true,
-        Err(_) => false,
+/// Asks a silent node for a sign of life, and takes it out where there is none in time.
+async fn look(balance: &Balance, transport: &Transport, topology: &TopologyHandle, address: Address) {
+    let mut answer = std::pin::pin!(answer(transport, address));
+    if tokio::time::timeout(ANSWER_TIME, &mut answer).await.is_ok() {
+        balance.hear(address);
+        return;
     }
+    // An answer to somebody else is as good a sign.
+    if !balance.silent(SILENCE).contains(&address) {
+        return;
+    }
+    balance.give_up(address);
+    topology.refresh();
+    if tokio::time::timeout(LATE_ANSWER_TIME, answer).await == Ok(true) {
+        balance.answered(address);
+    }
+}
+
+/// Asks what costs the node nothing, and tells whether it has answered, however it did. A refused or broken
+/// connection is a sign too, and found by those whose connection it is.
+async fn answer(transport: &Transport, address: Address) -> bool {
+    let Ok(request) = Request::get("/healthz").body(Body::Full(bytes::Bytes::new())) else { return false };
+    let Ok(exchange) = transport.send(address, Protocol::Rest, request) else { return false };
+    let Ok(response) = exchange.await else { return false };
+    drain(response.into_body()).await;
+    true
 }

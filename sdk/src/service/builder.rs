@@ -13,7 +13,8 @@ use crate::{
     connect::{Tls, TlsError},
     dice::Dice,
     discovery::{
-        DnsResolver, GRPC_PORT, Host, HostError, Preset, PresetError, REST_PORT, ResolverError, Sources,
+        DnsResolver, GRPC_PORT, Host, HostError, Preset, PresetError, REST_PORT, Resolve, ResolverError,
+        Sources,
     },
     dispatch::{Dispatcher, RetryWrites, budget, watch},
     task::AbortOnDrop,
@@ -240,6 +241,15 @@ impl RouterBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(BuildError::NoRuntime);
         }
+        let resolver = match self.dns {
+            Some(server) => DnsResolver::at(server)?,
+            None => DnsResolver::system()?,
+        };
+        self.build_with(resolver)
+    }
+
+    /// Builds the router on names that `resolver` resolves.
+    pub(crate) fn build_with(self, resolver: impl Resolve) -> Result<Router, BuildError> {
         let sources = self.sources()?;
         let tls = match self.tls {
             None => None,
@@ -249,10 +259,6 @@ impl RouterBuilder {
                 let name = options.server_name.or_else(default_name).unwrap_or_default();
                 Some(Tls::new(options.roots.as_deref(), &name)?)
             }
-        };
-        let resolver = match self.dns {
-            Some(server) => DnsResolver::at(server)?,
-            None => DnsResolver::system()?,
         };
         let dice = Arc::new(self.seed.map_or_else(Dice::random, Dice::seeded));
         let balance = Arc::new(Balance::default());

@@ -80,6 +80,18 @@ struct Peer<'a> {
     epoch: Epoch,
 }
 
+// === impl Member ===
+
+impl Member {
+    /// Whether nothing has changed since `before` that the membership depends on.
+    pub(super) fn is_like(&self, before: &Self) -> bool {
+        let rest = |member: &Self| {
+            (member.listed, member.reachable, member.anonymous, member.progress.applied(), member.version)
+        };
+        rest(self) == rest(before) && self.view == before.view
+    }
+}
+
 // === impl Progress ===
 
 impl Progress {
@@ -117,10 +129,11 @@ impl Progress {
 // === impl Membership ===
 
 impl Membership {
-    pub(super) fn of(members: &BTreeMap<Address, Member>) -> Self {
+    /// The nodes among `members`, where `known` are those of before.
+    pub(super) fn of(members: &BTreeMap<Address, Member>, known: &[Node]) -> Self {
         let peers: Vec<Peer<'_>> =
             members.iter().filter_map(|(&address, member)| Peer::of(address, member)).collect();
-        let Some(reference) = reference(&peers) else {
+        let Some(reference) = reference(&peers, known) else {
             return Self { nodes: anonymous(members), ..Self::default() };
         };
 
@@ -179,16 +192,20 @@ impl<'a> Peer<'a> {
     }
 }
 
-/// The peer whose list of peers defines the cluster: it agrees mutually with the most others, and
-/// its view is the newest of those.
-fn reference<'a>(peers: &'a [Peer<'a>]) -> Option<&'a Peer<'a>> {
-    let live = peers.iter().any(|peer| peer.member.reachable);
-    peers.iter().filter(|peer| peer.member.reachable || !live).max_by_key(|peer| {
-        let agreeing = peers
-            .iter()
-            .filter(|other| peer.peers.contains_key(&other.id) && other.peers.contains_key(&peer.id))
-            .count();
-        (agreeing, peer.settled, peer.epoch, peer.id)
+/// The peer whose list of peers defines the cluster: it agrees mutually with the most others, was known
+/// before, and its view is the newest of those.
+///
+/// Peers that do not answer keep their say, so that a pod of another cluster on the address of one that
+/// went does not become the cluster while the others are away for a moment.
+fn reference<'a>(peers: &'a [Peer<'a>], known: &[Node]) -> Option<&'a Peer<'a>> {
+    // Two addresses of one peer have one say.
+    let voices: BTreeMap<PeerId, &Peer<'_>> = peers.iter().map(|peer| (peer.id, peer)).collect();
+    peers.iter().max_by_key(|peer| {
+        let agree =
+            |other: &&&Peer<'_>| peer.peers.contains_key(&other.id) && other.peers.contains_key(&peer.id);
+        let agreeing = voices.values().filter(agree).count();
+        let is_known = known.iter().any(|node| node.peer.is_some_and(|id| peer.peers.contains_key(&id)));
+        (agreeing, is_known, peer.member.reachable, peer.settled, peer.epoch, peer.id)
     })
 }
 
@@ -239,7 +256,7 @@ mod tests {
     }
 
     fn of(members: impl IntoIterator<Item = (u8, Member)>) -> Membership {
-        Membership::of(&members.into_iter().map(|(last, member)| (address(last), member)).collect())
+        Membership::of(&members.into_iter().map(|(last, member)| (address(last), member)).collect(), &[])
     }
 
     fn who(membership: &Membership) -> Vec<(Option<PeerId>, Address)> {
@@ -282,6 +299,17 @@ mod tests {
         assert_eq!(who(&membership), [(Some(1), address(1)), (Some(2), address(2))]);
         assert_eq!(membership.strangers, [address(3)]);
         assert_eq!(membership.epoch, Some(Epoch { term: 1, commit: 7 }));
+    }
+
+    #[test]
+    fn another_cluster_does_not_take_over_while_ours_is_away() {
+        let away = |id| Member { reachable: false, ..peer(id, &[1, 2], 7) };
+        let membership = of([(1, away(1)), (2, away(2)), (3, peer(77, &[77], 90_000))]);
+        assert_eq!(who(&membership), [(Some(1), address(1)), (Some(2), address(2))]);
+        assert_eq!((membership.strangers, membership.epoch), (vec![address(3)], None));
+
+        let rebuilt = of([(1, away(1)), (2, peer(77, &[77, 78], 3)), (3, peer(78, &[77, 78], 3))]);
+        assert_eq!(who(&rebuilt), [(Some(77), address(2)), (Some(78), address(3))]);
     }
 
     #[test]

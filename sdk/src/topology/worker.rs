@@ -148,6 +148,13 @@ struct Fetched {
     asked_after: u64,
 }
 
+/// Parts of the topology that a snapshot must be made anew for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changed {
+    members: bool,
+    collections: bool,
+}
+
 struct Worker<A, O> {
     api: Arc<A>,
     observer: Arc<O>,
@@ -164,6 +171,8 @@ struct Worker<A, O> {
     epoch: Option<Epoch>,
     aliases: (Option<Epoch>, Arc<HashMap<String, String>>),
     collections: HashMap<Arc<str>, Lookup>,
+    /// What has changed since the last snapshot: an unchanged answer of a node costs next to nothing.
+    changed: Changed,
 
     tasks: JoinSet<Event>,
     probing: BTreeSet<Address>,
@@ -230,6 +239,7 @@ impl TopologyHandle {
             epoch: None,
             aliases: Default::default(),
             collections: HashMap::new(),
+            changed: Changed::default(),
             tasks: JoinSet::new(),
             probing: BTreeSet::new(),
             versioning: BTreeSet::new(),
@@ -439,9 +449,17 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
     /// Takes over what discovery lists. An address that vanished stays while it answers.
     fn adopt_candidates(&mut self) {
         self.candidates = self.discovery.take();
-        for (address, member) in &mut self.members {
-            member.listed = self.candidates.nodes.binary_search(address).is_ok();
+        let mut vanished = Vec::new();
+        for (&address, member) in &mut self.members {
+            let was_listed =
+                std::mem::replace(&mut member.listed, self.candidates.nodes.binary_search(&address).is_ok());
+            if was_listed && !member.listed {
+                vanished.push(address);
+            }
         }
+        self.changed.members = true;
+        // Another pod may have the address by now.
+        vanished.into_iter().for_each(|address| self.probe(address));
         for address in self.candidates.nodes.clone() {
             if let Entry::Vacant(entry) = self.members.entry(address) {
                 entry.insert(Member { listed: true, ..Member::default() });
@@ -455,6 +473,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
     /// Notes what `address` answered when it was asked after change number `asked_after`.
     fn observe(&mut self, address: Address, asked_after: u64, outcome: Result<ClusterView, ApiError>) {
         let Some(member) = self.members.get_mut(&address) else { return };
+        let before = member.clone();
         match outcome {
             Ok(view) => {
                 self.shared.heard.store(Arc::new(Some(Instant::now())));
@@ -500,6 +519,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
                 self.errors.insert(address, error);
             }
         }
+        self.changed.members |= self.members.get(&address).is_none_or(|member| !member.is_like(&before));
         self.forget_vanished();
     }
 
@@ -516,7 +536,10 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
     fn note_version(&mut self, address: Address, outcome: Result<Version, ApiError>) {
         self.versioning.remove(&address);
         match (self.members.get_mut(&address), outcome) {
-            (Some(member), Ok(version)) => member.version = Some((version, Instant::now())),
+            (Some(member), Ok(version)) => {
+                self.changed.members |= member.version.is_none_or(|(told, _)| told != version);
+                member.version = Some((version, Instant::now()));
+            }
             (_, Err(error)) => tracing::debug!("{error}"),
             (None, Ok(_)) => {}
         }
@@ -535,6 +558,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             .map(|(&a, _)| a)
             .collect();
         for address in gone {
+            self.changed.members = true;
             self.members.remove(&address);
             self.errors.remove(&address);
             self.observer.forgotten(address);
@@ -614,6 +638,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         if self.collections.get(&*name).is_some_and(|old| age(old) > age(&lookup)) {
             return;
         }
+        self.changed.collections = true;
         let cap = if is_found(&lookup) { MAX_FOUND } else { MAX_ABSENT };
         let alike = || self.collections.iter().filter(|(_, other)| is_found(other) == is_found(&lookup));
         if !self.collections.contains_key(&*name) && alike().count() >= cap {
@@ -625,47 +650,22 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         self.collections.insert(name.into(), lookup);
     }
 
-    /// Derives the membership from what is known and publishes the snapshot if it differs.
+    /// Publishes what is known, if it differs from the last snapshot.
     fn publish(&mut self) {
-        let membership = Membership::of(&self.members);
-        let is_other_cluster = || {
-            let known = |node: &super::Node| self.membership.nodes.iter().any(|old| old.peer == node.peer);
-            self.membership.nodes.iter().any(|node| node.peer.is_some())
-                && membership.nodes.iter().any(|node| node.peer.is_some())
-                && !membership.nodes.iter().any(known)
-        };
-        if is_other_cluster() {
-            tracing::warn!("all nodes belong to another cluster than before: starting from nothing");
-            self.epoch = None;
-            self.aliases = Default::default();
-            self.collections.clear();
+        let changed = std::mem::take(&mut self.changed);
+        if changed.members {
+            self.derive_membership();
         }
-        // An older view never replaces a newer one.
-        self.epoch = self.epoch.max(membership.epoch);
-        for node in membership.nodes.iter().filter(|node| !self.membership.nodes.contains(node)) {
-            tracing::info!(address = %node.address, peer = node.peer, reachable = node.reachable, "node");
-        }
-        self.membership = membership;
-
         let previous = self.shared.current.load_full();
-        let same_collections = previous.collections.len() == self.collections.len()
-            && self.collections.iter().all(|(name, lookup)| match (previous.collections.get(name), lookup) {
-                (Some(Lookup::Found(old)), Lookup::Found(new)) => Arc::ptr_eq(old, new),
-                (Some(Lookup::Absent(old)), Lookup::Absent(new)) => old == new,
-                _ => false,
-            });
         let applied = self.applied();
-        let is_same = previous.epoch == self.epoch
+        let is_same = !(changed.members || changed.collections || self.changed.collections)
             && previous.applied == applied
-            && previous.consensus_leader == self.membership.leader
-            && *previous.nodes == *self.membership.nodes
-            && *previous.fallback == *self.candidates.fallback
-            && Arc::ptr_eq(&previous.aliases, &self.aliases.1)
-            && same_collections;
+            && Arc::ptr_eq(&previous.aliases, &self.aliases.1);
         let first_survey = self.survey();
         if is_same && !first_survey {
             return;
         }
+        self.changed = Changed::default();
         self.shared.current.store(Arc::new(Topology {
             epoch: self.epoch,
             consensus_leader: self.membership.leader,
@@ -677,6 +677,30 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             hashing: Hashing::of(self.membership.nodes.iter().map(|node| node.version)),
         }));
         self.published.send_replace(());
+    }
+
+    /// Who the nodes are, from what all of them say.
+    fn derive_membership(&mut self) {
+        let membership = Membership::of(&self.members, &self.membership.nodes);
+        let is_other_cluster = || {
+            let known = |node: &super::Node| self.membership.nodes.iter().any(|old| old.peer == node.peer);
+            self.membership.nodes.iter().any(|node| node.peer.is_some())
+                && membership.nodes.iter().any(|node| node.peer.is_some())
+                && !membership.nodes.iter().any(known)
+        };
+        if is_other_cluster() {
+            tracing::warn!("all nodes belong to another cluster than before: starting from nothing");
+            self.epoch = None;
+            self.aliases = Default::default();
+            self.collections.clear();
+            self.changed.collections = true;
+        }
+        // An older view never replaces a newer one.
+        self.epoch = self.epoch.max(membership.epoch);
+        for node in membership.nodes.iter().filter(|node| !self.membership.nodes.contains(node)) {
+            tracing::info!(address = %node.address, peer = node.peer, reachable = node.reachable, "node");
+        }
+        self.membership = membership;
     }
 
     /// Who is known to have applied the newest change. While somebody who answers has not, the next
