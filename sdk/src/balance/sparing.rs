@@ -54,6 +54,11 @@ impl Sparing {
         self.node.is_spared(now)
     }
 
+    /// Poor answers in a row.
+    pub(super) fn poor_streak(&self) -> u64 {
+        self.node.poor.load(Ordering::Relaxed) as u64
+    }
+
     /// Whether the node is to be spared the reads of `collection`.
     pub(super) fn spares_reads(&self, collection: &str, now: u64) -> bool {
         self.look(collection, |streak| streak.is_spared(now)).unwrap_or(false)
@@ -129,6 +134,7 @@ impl Streak {
         if self.poor.load(Ordering::Relaxed) != 0 {
             self.poor.store(0, Ordering::Relaxed);
             self.penalties.store(0, Ordering::Relaxed);
+            self.until.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -154,7 +160,7 @@ mod tests {
         (0..5).for_each(|_| _ = sparing.poor(Some("behind"), 2 * SECOND));
         assert!(sparing.spares_reads("behind", 4 * SECOND - 1), "and spared for longer");
         sparing.good(Some("behind"));
-        assert!(!sparing.spares_reads("behind", 2 * SECOND));
+        assert!(!sparing.spares_reads("behind", 2 * SECOND), "until it answers well");
     }
 
     #[test]

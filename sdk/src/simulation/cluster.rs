@@ -263,6 +263,28 @@ impl World {
         self.lock().listed.get(&ip).is_some_and(|&since| since <= at)
     }
 
+    /// All of it, for people.
+    pub(super) fn story(&self, began: Instant) -> String {
+        use std::fmt::Write;
+
+        let state = self.lock();
+        let since = |at: Instant| at.saturating_duration_since(began);
+        let mut story = String::new();
+        for (at, placements) in &state.log {
+            let _ = writeln!(story, "{:?} placement: {placements:?}", since(*at));
+        }
+        for (number, node) in state.nodes.iter().enumerate() {
+            let _ = writeln!(story, "node {number}, last at {}, frozen: {:?}", node.ip, node.frozen_at);
+            for (at, condition) in &node.history {
+                let _ = writeln!(story, "  {:?} {condition:?}", since(*at));
+            }
+            for (at, is_listed) in &node.listing {
+                let _ = writeln!(story, "  {:?} listed: {is_listed}", since(*at));
+            }
+        }
+        story
+    }
+
     // --- connections ---
 
     pub(super) fn is_listening(&self, address: SocketAddr) -> bool {
