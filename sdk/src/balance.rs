@@ -220,7 +220,10 @@ impl Conditions for Balance {
     fn load(&self, address: Address) -> u64 {
         self.nodes.get(&address).map_or(FIRST_GUESS.as_micros() as u64, |node| {
             let waiting = node.in_flight.load(Ordering::Relaxed) as u64 + 1;
-            waiting.saturating_mul(node.latency.now() as u64 + 1).saturating_mul(node.handicap())
+            // Quick errors are no merit: of two nodes that are both spared, the better one is asked.
+            let poor = node.sparing.poor_streak() + 1;
+            let latency = node.latency.now() as u64 + 1;
+            waiting.saturating_mul(latency).saturating_mul(node.handicap()).saturating_mul(poor)
         })
     }
 }
@@ -312,6 +315,11 @@ impl InFlight {
             self.node.latency.observe(took);
         }
         took
+    }
+
+    /// Notes that the answer takes longer than usual: at least as long as it has been waited for.
+    pub(crate) fn is_late(&self) {
+        self.node.latency.observe(self.sent_at.elapsed());
     }
 
     /// Notes that a read of `collection` was answered well, as answers go.

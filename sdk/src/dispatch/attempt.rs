@@ -39,6 +39,7 @@ pub(super) struct Attempt {
     hung: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// A body that streams from the client ends with the client.
     is_repeatable: bool,
+    is_read: bool,
 }
 
 /// A response, and the guard that counts its request as in flight.
@@ -47,10 +48,23 @@ pub(super) type Answered = (Response<Incoming>, InFlight);
 // === impl Attempt ===
 
 impl Attempt {
-    pub(super) fn new(plan: Plan, exchange: Exchange, balance: &Arc<Balance>, is_repeatable: bool) -> Self {
+    pub(super) fn new(
+        plan: Plan,
+        exchange: Exchange,
+        balance: &Arc<Balance>,
+        is_repeatable: bool,
+        is_read: bool,
+    ) -> Self {
         let in_flight = balance.start(plan.address);
         let hung: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(in_flight.hung());
-        Self { plan, exchange: Some(exchange), in_flight: Some(in_flight), hung: Some(hung), is_repeatable }
+        Self {
+            plan,
+            exchange: Some(exchange),
+            in_flight: Some(in_flight),
+            hung: Some(hung),
+            is_repeatable,
+            is_read,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answered, SendError>> {
@@ -69,12 +83,15 @@ impl Drop for Attempt {
         if !self.is_repeatable {
             return;
         }
+        let is_read = self.is_read;
         // Outside of a runtime there is no connection left either.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let rest = async {
                     if let Ok(response) = exchange.await {
                         in_flight.heard();
+                        // That somebody else was faster is what tells that this node is slow.
+                        in_flight.answered(is_read);
                         drain(response.into_body()).await;
                     }
                 };
@@ -139,6 +156,9 @@ impl Race {
         if let (Some(slow_at), Some(first)) = (&mut self.slow_at, self.attempts.first()) {
             ready!(slow_at.as_mut().poll(cx));
             self.slow_at = None;
+            if let Some(in_flight) = &first.in_flight {
+                in_flight.is_late();
+            }
             return Poll::Ready(Event::Slow(first.plan));
         }
         Poll::Pending
