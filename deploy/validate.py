@@ -147,10 +147,12 @@ class Rendering:
             environment.get("QDRANT_ROUTER_LISTEN_ADMIN") == admin, "probes do not reach the admin port"
         )
 
-        (drain,) = found(r"DRAIN_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", "proxy/src/lifecycle.rs")
-        pause = self.router.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        stop = r"delay: Duration::from_secs\((\d+)\), drain_timeout: Duration::from_secs\((\d+)\)"
+        ((delay, drain),) = found(stop, "proxy/src/lifecycle.rs")
+        if "--shutdown-delay=0s" in self.router["args"]:
+            delay = 0
         grace = self.pod["terminationGracePeriodSeconds"]
-        self.check(grace > pause + int(drain), f"grace {grace} s, preStop {pause} s, drain {drain} s")
+        self.check(grace > int(delay) + int(drain), f"grace {grace} s, delay {delay} s, drain {drain} s")
 
         if self.name.startswith("kustomize-"):
             check_image(self.name, self.router["image"])

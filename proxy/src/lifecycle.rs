@@ -17,8 +17,19 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::{admin, cli::CliError, journal::Journal, listen, metrics::Metrics};
 
-/// How long requests in flight may take to finish after a signal to stop, unless configured otherwise.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the proxy stops, unless configured otherwise.
+pub const SHUTDOWN: Shutdown =
+    Shutdown { delay: Duration::from_secs(5), drain_timeout: Duration::from_secs(30) };
+
+/// How the proxy stops.
+#[derive(Clone, Copy, Debug)]
+pub struct Shutdown {
+    /// How long it goes on serving after SIGTERM, while it is no longer ready: load balancers need a moment
+    /// to notice, and send new connections until then.
+    pub delay: Duration,
+    /// How long requests in flight may take to finish after that.
+    pub drain_timeout: Duration,
+}
 
 /// The ports that are served.
 #[derive(Debug)]
@@ -88,8 +99,9 @@ impl Proxy {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then takes up to `drain_timeout` to finish what is in flight. Ends
-/// early with the error that `failed` resolves to, where that finds that the configuration cannot work.
+/// Serves until SIGTERM or SIGINT, then stops as `shutdown` says. A person's SIGINT, or a second signal, skips
+/// the delay. Ends early with the error that `failed` resolves to, where that finds that the configuration
+/// cannot work.
 ///
 /// # Errors
 ///
@@ -97,7 +109,7 @@ impl Proxy {
 pub async fn serve(
     proxy: Proxy,
     listeners: Listeners,
-    drain_timeout: Duration,
+    shutdown: Shutdown,
     failed: impl Future<Output = CliError>,
 ) -> Result<(), CliError> {
     let (stop, stopped) = watch::channel(false);
@@ -111,34 +123,67 @@ pub async fn serve(
     let grpc = tokio::spawn(listen::serve(listeners.grpc, proxy.clone(), stopped));
     let admin = tokio::spawn(admin::serve(listeners.admin, proxy.clone()));
 
-    tokio::select! {
-        signal = signalled() => signal?,
+    let mut signals = Signals::listen()?;
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
         error = failed => return Err(error),
-    }
-    tracing::info!(timeout = ?drain_timeout, "stopping: finishing what is in flight");
+    };
     proxy.draining.store(true, Ordering::Release);
+    if signal == Signal::Terminate && !shutdown.delay.is_zero() {
+        tracing::info!(delay = ?shutdown.delay, "stopping: not ready any more, and still serving");
+        let _ = tokio::time::timeout(shutdown.delay, signals.next()).await;
+    }
+    tracing::info!(timeout = ?shutdown.drain_timeout, "stopping: finishing what is in flight");
     stop.send_replace(true);
     let drained = async { (rest.await, grpc.await) };
-    if tokio::time::timeout(drain_timeout, drained).await.is_err() {
+    if tokio::time::timeout(shutdown.drain_timeout, drained).await.is_err() {
         tracing::warn!("some requests did not finish in time");
     }
     admin.abort();
     Ok(())
 }
 
+/// What asks the proxy to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    /// SIGTERM: whoever runs the host.
+    Terminate,
+    /// SIGINT: somebody at the keyboard.
+    Interrupt,
+}
+
 #[cfg(unix)]
-async fn signalled() -> io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::Terminate,
+            _ = self.interrupt.recv() => Signal::Interrupt,
+        }
+    }
 }
 
 #[cfg(not(unix))]
-async fn signalled() -> io::Result<()> {
-    tokio::signal::ctrl_c().await
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> Signal {
+        let _ = tokio::signal::ctrl_c().await;
+        Signal::Interrupt
+    }
 }

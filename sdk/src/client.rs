@@ -20,8 +20,9 @@ use qdrant_client::{
 use tonic::Status;
 
 use crate::{
+    connect::TlsOptions,
     dispatch::RetryWrites,
-    service::{BuildError, ResponseBody, Router, RouterBuilder, TlsOptions},
+    service::{BuildError, ResponseBody, Router, RouterBuilder},
     topology::Settings,
 };
 

@@ -18,7 +18,7 @@ use hyper_util::{
     client::legacy::connect::{Connected, Connection},
     rt::TokioIo,
 };
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -38,6 +38,28 @@ pub struct Tls {
     server_name: ServerName<'static>,
 }
 
+/// What TLS towards the nodes is made of.
+#[derive(Clone, Debug, Default)]
+pub struct TlsOptions {
+    /// The CA certificates to trust, in PEM; the system's where `None`.
+    pub roots: Option<Vec<u8>>,
+    /// The name that every node's certificate is checked against. Default: the headless Service, or
+    /// the first fixed node.
+    pub server_name: Option<String>,
+    /// Who the router is, for nodes that ask clients for a certificate (Qdrant's
+    /// `verify_https_client_certificate`, which concerns its REST port).
+    pub identity: Option<TlsIdentity>,
+}
+
+/// A certificate and its private key.
+#[derive(Clone)]
+pub struct TlsIdentity {
+    /// The certificate chain, in PEM.
+    pub certificates: Vec<u8>,
+    /// The private key, in PEM.
+    pub key: Vec<u8>,
+}
+
 /// TLS towards the nodes was configured in a way that cannot work.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -47,6 +69,11 @@ pub enum TlsError {
         "no usable CA certificate in the PEM given: {0}; check that it holds `-----BEGIN CERTIFICATE-----` blocks"
     )]
     Roots(String),
+    /// The client certificate or its key cannot be used.
+    #[error(
+        "no usable client certificate: {0}; check that both are PEM, and that the key is the certificate's"
+    )]
+    Identity(String),
     /// The system offers no root certificates.
     #[error("the system has no root certificates; give the CA of the nodes' certificates explicitly")]
     NoSystemRoots,
@@ -76,17 +103,15 @@ pub(crate) enum Stream {
 // === impl Tls ===
 
 impl Tls {
-    /// Trusts the CA certificates in `roots` (PEM), or the system's where `None`, and checks the
-    /// certificates of all nodes against `server_name`.
+    /// TLS as `options` say, with `default_name` for a server name where they do not give one.
     ///
     /// # Errors
     ///
-    /// When the PEM data holds no certificate, the system has none, or the name is not a name.
-    pub fn new(roots: Option<&[u8]>, server_name: &str) -> Result<Self, TlsError> {
-        use rustls::pki_types::{CertificateDer, pem::PemObject};
-
+    /// When the PEM data holds no certificate, the system has none, a key is not its certificate's, or the
+    /// name is not a name.
+    pub fn new(options: &TlsOptions, default_name: &str) -> Result<Self, TlsError> {
         let mut store = rustls::RootCertStore::empty();
-        match roots {
+        match &options.roots {
             Some(pem) => {
                 for certificate in CertificateDer::pem_slice_iter(pem) {
                     let certificate = certificate.map_err(|error| TlsError::Roots(error.to_string()))?;
@@ -107,9 +132,18 @@ impl Tls {
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| TlsError::Roots(error.to_string()))?
-            .with_root_certificates(store)
-            .with_no_client_auth();
-        let server_name = server_name.trim_end_matches('.');
+            .with_root_certificates(store);
+        let config = match &options.identity {
+            None => config.with_no_client_auth(),
+            Some(identity) => {
+                let unusable = |error: &dyn std::fmt::Display| TlsError::Identity(error.to_string());
+                let chain = CertificateDer::pem_slice_iter(&identity.certificates);
+                let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(|error| unusable(&error))?;
+                let key = PrivateKeyDer::from_pem_slice(&identity.key).map_err(|error| unusable(&error))?;
+                config.with_client_auth_cert(chain, key).map_err(|error| unusable(&error))?
+            }
+        };
+        let server_name = options.server_name.as_deref().unwrap_or(default_name).trim_end_matches('.');
         let server_name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| TlsError::ServerName(server_name.to_owned()))?;
         Ok(Self { config: Arc::new(config), server_name })
@@ -120,6 +154,12 @@ impl Tls {
         let mut config = (*self.config).clone();
         config.alpn_protocols = vec![protocol.to_vec()];
         Self { config: Arc::new(config), server_name: self.server_name.clone() }
+    }
+}
+
+impl std::fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsIdentity").finish_non_exhaustive()
     }
 }
 

@@ -89,6 +89,8 @@ pub(crate) struct Dispatcher {
     pub(crate) dice: Arc<Dice>,
     /// Whether points are read by id from the shards that own them.
     pub(crate) direct_point_reads: bool,
+    /// How many requests a node may have in flight from here.
+    pub(crate) max_requests_per_node: usize,
     /// What repeats and hedges are paid from.
     pub(crate) budget: TpsBudget,
     /// How many reads were sent to a second node because the first was slow.
@@ -199,8 +201,12 @@ impl Dispatcher {
             };
             // The first sending is free, and so is another one of what no node has seen.
             let other = other.filter(|other| match next {
+                // A node that has to be spared is no help, and the budget is for those that need it.
                 Next::Hedge { expected_rpcs } => {
-                    other.can_hedge && other.expected_rpcs <= expected_rpcs && self.budget.withdraw()
+                    other.can_hedge
+                        && other.expected_rpcs <= expected_rpcs
+                        && conditions.is_usable(other.address)
+                        && self.budget.withdraw()
                 }
                 Next::Attempt | Next::Answer => unknown_outcomes == 0 || self.budget.withdraw(),
             });
@@ -307,6 +313,10 @@ impl Dispatcher {
 
     /// Sends `job` where `plan` says; `again` when it is not for the first time.
     fn start(&self, job: &mut Job, plan: Plan, again: bool) -> Result<Attempt, SendError> {
+        let limit = self.max_requests_per_node;
+        if self.balance.in_flight(plan.address) >= limit {
+            return Err(SendError::not_sent(format!("it has {limit} requests in flight, as many as it may")));
+        }
         let body = match &mut job.body {
             Body::Full(bytes) => Body::Full(bytes.clone()),
             Body::Stream(_) => std::mem::replace(&mut job.body, Body::Full(Bytes::new())),
@@ -317,7 +327,8 @@ impl Dispatcher {
             deadline::shrink(request.headers_mut(), at);
         }
         let exchange = self.transport.send(plan.address, job.protocol, request)?;
-        Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable))
+        let is_read = job.class == Class::Read;
+        Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable, is_read))
     }
 
     /// How long a read is waited for before another node is asked too: a little longer than reads

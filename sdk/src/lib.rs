@@ -41,7 +41,7 @@ struct SdkGuide;
 pub use self::{
     balance::{Balance, Latencies, Traffic},
     client::{Progress, Qdrant, QdrantBuilder},
-    connect::{Tls, TlsError},
+    connect::{Tls, TlsError, TlsIdentity, TlsOptions},
     dispatch::{RetryWrites, RetryWritesError},
-    service::{BuildError, ExplainError, Question, ResponseBody, Routed, Router, RouterBuilder, TlsOptions},
+    service::{BuildError, ExplainError, Question, ResponseBody, Routed, Router, RouterBuilder},
 };

@@ -33,7 +33,7 @@ mod response;
 use self::admission::{Admission, Admitted};
 use self::placement::{NodePin, Prepared, known_nodes};
 pub use self::{
-    builder::{BuildError, RouterBuilder, TlsOptions},
+    builder::{BuildError, RouterBuilder},
     explain::{ExplainError, Question},
     response::ResponseBody,
 };

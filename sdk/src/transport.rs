@@ -186,7 +186,8 @@ impl SendError {
         Self { sent: Sent::Unknown, no_connection: false, reason: chain(error) }
     }
 
-    fn not_sent(reason: String) -> Self {
+    /// The request never left.
+    pub(crate) fn not_sent(reason: String) -> Self {
         Self { sent: Sent::No, no_connection: false, reason }
     }
 }

@@ -13,7 +13,7 @@ use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Full};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use qdrant_router::{
-    BuildError, RetryWrites, Router, RouterBuilder, Tls, TlsError, TlsOptions,
+    BuildError, RetryWrites, Router, RouterBuilder, Tls, TlsError, TlsIdentity, TlsOptions,
     discovery::{DnsResolver, Host, Preset},
     topology::HttpApi,
 };
@@ -147,6 +147,20 @@ pub(super) struct Connect {
     /// Example: any.my-headless.my-namespace.svc.cluster.local
     #[arg(long, value_name = "NAME", env = "QDRANT_ROUTER_UPSTREAM_SERVER_NAME")]
     upstream_server_name: Option<String>,
+
+    /// Certificate chain in PEM that the router shows to nodes that ask for one; with --upstream-key-file
+    ///
+    /// Needed where the nodes set `verify_https_client_certificate`. Needs `upstream_tls`.
+    ///
+    /// Example: /etc/qdrant-router/client.crt
+    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_UPSTREAM_CERT_FILE")]
+    upstream_cert_file: Option<PathBuf>,
+
+    /// Private key of that certificate in PEM
+    ///
+    /// Example: /etc/qdrant-router/client.key
+    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_UPSTREAM_KEY_FILE")]
+    upstream_key_file: Option<PathBuf>,
 }
 
 // === impl Connect ===
@@ -202,15 +216,12 @@ impl Connect {
             None => DnsResolver::system(),
         };
         let resolver = resolver.map_err(BuildError::from)?;
-        let tls = self.tls()?.map(|options| {
-            let mut hosts = sources.headless.iter().chain(&sources.nodes);
-            let name = options.server_name.or_else(|| hosts.next().map(|host| host.name.clone()));
-            (options.roots, name.unwrap_or_default())
-        });
-        let (tls, server_name) = match tls {
-            Some((roots, name)) => {
-                let tls = Tls::new(roots.as_deref(), &name).map_err(|error| self.blame(error.into()))?;
-                (Some(tls), Some(name))
+        let (tls, server_name) = match self.tls()? {
+            Some(options) => {
+                let first = sources.headless.iter().chain(&sources.nodes).next();
+                let default_name = first.map_or("", |host| &host.name);
+                let tls = Tls::new(&options, default_name).map_err(|error| self.blame(error.into()))?;
+                (Some(tls), Some(options.server_name.unwrap_or_else(|| default_name.to_owned())))
             }
             None => (None, None),
         };
@@ -264,8 +275,9 @@ impl Connect {
 
     /// The files that the configuration is read from.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        let files = [&self.config, &self.api_key_file, &self.upstream_ca_file];
-        files.into_iter().flatten().cloned().collect()
+        let tls = [&self.upstream_ca_file, &self.upstream_cert_file, &self.upstream_key_file];
+        let files = [&self.config, &self.api_key_file].into_iter().chain(tls);
+        files.flatten().cloned().collect()
     }
 
     /// The router's own key, where one is given.
@@ -279,14 +291,33 @@ impl Connect {
     }
 
     fn tls(&self) -> Result<Option<TlsOptions>, CliError> {
+        let files = [
+            ("upstream_ca_file", &self.upstream_ca_file),
+            ("upstream_cert_file", &self.upstream_cert_file),
+            ("upstream_key_file", &self.upstream_key_file),
+        ];
         if self.upstream_tls {
-            let roots =
-                self.upstream_ca_file.as_ref().map(|path| read("upstream_ca_file", path)).transpose()?;
-            return Ok(Some(TlsOptions { roots, server_name: self.upstream_server_name.clone() }));
+            let contents = |(key, path): (&'static str, &Option<PathBuf>)| {
+                path.as_ref().map(|path| read(key, path)).transpose()
+            };
+            let [roots, certificates, key] = files.map(contents);
+            let identity = match (certificates?, key?) {
+                (Some(certificates), Some(key)) => Some(TlsIdentity { certificates, key }),
+                (None, None) => None,
+                (Some(_), None) => return Err(lonely(files[1], files[2].0)),
+                (None, Some(_)) => return Err(lonely(files[2], files[1].0)),
+            };
+            return Ok(Some(TlsOptions {
+                roots: roots?,
+                server_name: self.upstream_server_name.clone(),
+                identity,
+            }));
         }
         let needs_tls = "works with TLS only; set upstream_tls (--upstream-tls) too, or leave this out";
-        if let Some(path) = &self.upstream_ca_file {
-            return Err(CliError::setting("upstream_ca_file", &path.display(), &needs_tls));
+        for (key, path) in files {
+            if let Some(path) = path {
+                return Err(CliError::setting(key, &path.display(), &needs_tls));
+            }
         }
         if let Some(name) = &self.upstream_server_name {
             return Err(CliError::setting("upstream_server_name", name, &needs_tls));
@@ -300,6 +331,7 @@ impl Connect {
         let (key, value) = match &error {
             BuildError::ApiKey => ("api_key_file", shown(&self.api_key_file)),
             BuildError::Tls(TlsError::Roots(_)) => ("upstream_ca_file", shown(&self.upstream_ca_file)),
+            BuildError::Tls(TlsError::Identity(_)) => ("upstream_cert_file", shown(&self.upstream_cert_file)),
             BuildError::Tls(TlsError::ServerName(_)) => {
                 ("upstream_server_name", self.upstream_server_name.clone())
             }
@@ -310,6 +342,16 @@ impl Connect {
             None => error.into(),
         }
     }
+}
+
+/// A certificate without its key, or a key without its certificate.
+fn lonely((key, path): (&'static str, &Option<PathBuf>), other: &str) -> CliError {
+    let shown = path.as_deref().map(Path::display).map(|path| path.to_string()).unwrap_or_default();
+    CliError::setting(
+        key,
+        &shown,
+        &format!("a certificate and its private key go together: give {other} too"),
+    )
 }
 
 /// The API key in the file that `name` gives.

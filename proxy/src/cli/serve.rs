@@ -27,7 +27,7 @@ use self::{
 use super::{CliError, Invocation, connect::Connect};
 use crate::{
     config::{value, watch::Watch},
-    lifecycle::{self, Listeners, Proxy},
+    lifecycle::{self, Listeners, Proxy, Shutdown},
 };
 
 /// How long the first survey of the nodes may take before its outcome is reported.
@@ -95,6 +95,14 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_TLS_KEY_FILE")]
     tls_key_file: Option<PathBuf>,
 
+    /// CA certificates in PEM: clients must show a certificate of one of them, on both ports
+    ///
+    /// Needs `tls_cert_file`.
+    ///
+    /// Example: /etc/qdrant-router/clients.crt
+    #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_TLS_CLIENT_CA_FILE")]
+    tls_client_ca_file: Option<PathBuf>,
+
     /// Largest body that is looked into and kept for another attempt, in bytes, or in KiB, MiB or GiB
     ///
     /// Larger ones stream to the node that their path tells. Qdrant's own limit for JSON is 32 MiB.
@@ -109,6 +117,52 @@ pub struct Serve {
         value_parser = value::bytes(1 << 10, 1 << 30)
     )]
     body_limit: usize,
+
+    /// Requests under way at once
+    ///
+    /// Beyond it they are refused at once, with 503 or RESOURCE_EXHAUSTED. The admin port is not counted.
+    ///
+    /// Example: 2000
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "QDRANT_ROUTER_MAX_REQUESTS",
+        default_value_t = 10_000,
+        allow_hyphen_values = true,
+        value_parser = value::count(1, 10_000_000)
+    )]
+    max_requests: usize,
+
+    /// Requests in flight to one node at once
+    ///
+    /// Beyond it they go to other nodes, and are refused with 503 or UNAVAILABLE where no other is left: a node
+    /// that is slow must not take the room of all.
+    ///
+    /// Example: 1000
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "QDRANT_ROUTER_MAX_REQUESTS_PER_NODE",
+        default_value_t = 5_000,
+        allow_hyphen_values = true,
+        value_parser = value::count(1, 10_000_000)
+    )]
+    max_requests_per_node: usize,
+
+    /// Bytes of request bodies in memory at once, or in KiB, MiB or GiB
+    ///
+    /// Beyond it bodies stream to the node that their path tells, and are sent once.
+    ///
+    /// Example: 256MiB
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "QDRANT_ROUTER_MAX_HELD_BYTES",
+        default_value = "1GiB",
+        allow_hyphen_values = true,
+        value_parser = value::bytes(1 << 20, 1 << 40)
+    )]
+    max_held_bytes: usize,
 
     /// How often each node is asked what it holds
     ///
@@ -125,17 +179,33 @@ pub struct Serve {
     )]
     topology_interval: Duration,
 
-    /// How long requests in flight may take to finish after a signal to stop
+    /// How long to go on serving after SIGTERM, while no longer ready
     ///
-    /// On Kubernetes, less than the pod's `terminationGracePeriodSeconds`. At most 1h. Takes effect at
-    /// the start only.
+    /// Load balancers need a moment to notice that, and send new connections until then. SIGINT, or a second
+    /// signal, skips it. At most 1h. Takes effect at the start only.
+    ///
+    /// Example: 10s
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "QDRANT_ROUTER_SHUTDOWN_DELAY",
+        default_value = value::show(lifecycle::SHUTDOWN.delay),
+        allow_hyphen_values = true,
+        value_parser = value::duration(Duration::ZERO, Duration::from_secs(3600))
+    )]
+    shutdown_delay: Duration,
+
+    /// How long requests in flight may take to finish after that
+    ///
+    /// On Kubernetes, with `shutdown_delay` less than the pod's `terminationGracePeriodSeconds`. At most 1h.
+    /// Takes effect at the start only.
     ///
     /// Example: 10s
     #[arg(
         long,
         value_name = "DURATION",
         env = "QDRANT_ROUTER_DRAIN_TIMEOUT",
-        default_value = value::show(lifecycle::DRAIN_TIMEOUT),
+        default_value = value::show(lifecycle::SHUTDOWN.drain_timeout),
         allow_hyphen_values = true,
         value_parser = value::duration(Duration::ZERO, Duration::from_secs(3600))
     )]
@@ -186,7 +256,7 @@ impl Serve {
         let listeners = self.listen().await?;
         let proxy = Proxy::new(router.clone());
         proxy.speak_tls(self.tls()?);
-        let drain_timeout = self.drain_timeout;
+        let shutdown = Shutdown { delay: self.shutdown_delay, drain_timeout: self.drain_timeout };
         let reload = Reload { invocation, watch, proxy: proxy.clone(), log, current: self };
         let failed = async move {
             if let Err(error) = report_survey(router).await {
@@ -194,20 +264,23 @@ impl Serve {
             }
             match reload.run().await {}
         };
-        lifecycle::serve(proxy, listeners, drain_timeout, failed).await
+        lifecycle::serve(proxy, listeners, shutdown, failed).await
     }
 
     /// The files that the configuration is read from.
     fn files(&self) -> Vec<PathBuf> {
         let mut files = self.connect.files();
-        files.extend(self.tls_cert_file.iter().chain(&self.tls_key_file).cloned());
+        let tls = [&self.tls_cert_file, &self.tls_key_file, &self.tls_client_ca_file];
+        files.extend(tls.into_iter().flatten().cloned());
         files
     }
 
     /// What listeners speak TLS with, where they should.
     pub(super) fn tls(&self) -> Result<Option<Arc<ServerConfig>>, CliError> {
         match (&self.tls_cert_file, &self.tls_key_file) {
-            (Some(certificates), Some(key)) => tls::server_config(certificates, key).map(Some),
+            (Some(certificates), Some(key)) => {
+                tls::server_config(certificates, key, self.tls_client_ca_file.as_deref()).map(Some)
+            }
             (Some(certificates), None) => {
                 let reason = "a certificate needs its private key: give tls_key_file too";
                 Err(CliError::setting("tls_cert_file", &certificates.display(), &reason))
@@ -216,15 +289,23 @@ impl Serve {
                 let reason = "a private key needs its certificate: give tls_cert_file too";
                 Err(CliError::setting("tls_key_file", &key.display(), &reason))
             }
-            (None, None) => Ok(None),
+            (None, None) => match &self.tls_client_ca_file {
+                None => Ok(None),
+                Some(path) => {
+                    let reason =
+                        "only TLS asks clients for certificates: give tls_cert_file and tls_key_file too";
+                    Err(CliError::setting("tls_client_ca_file", &path.display(), &reason))
+                }
+            },
         }
     }
 
     /// The keys that take effect at the start only, with their values.
-    fn fixed(&self) -> [(&'static str, String); 5] {
+    fn fixed(&self) -> [(&'static str, String); 6] {
         let [rest, grpc, admin] = self.listeners().map(|(key, address)| (key, address.to_string()));
+        let shutdown_delay = ("shutdown_delay", value::show(self.shutdown_delay));
         let drain_timeout = ("drain_timeout", value::show(self.drain_timeout));
-        [rest, grpc, admin, drain_timeout, ("log_format", format!("{:?}", self.log_format))]
+        [rest, grpc, admin, shutdown_delay, drain_timeout, ("log_format", format!("{:?}", self.log_format))]
     }
 
     /// The router as configured. It begins to look for the nodes at once.
@@ -234,6 +315,9 @@ impl Serve {
         self.not_itself(&builder.sources()?)?;
         let router = builder
             .body_limit(self.body_limit)
+            .max_requests(self.max_requests)
+            .max_requests_per_node(self.max_requests_per_node)
+            .max_held_bytes(self.max_held_bytes)
             .topology_settings(Settings { probe_interval: self.topology_interval, ..Settings::default() });
         self.connect.build(router)
     }

@@ -85,6 +85,14 @@ pub(crate) fn bytes(least: usize, most: usize) -> impl Fn(&str) -> Result<usize,
     }
 }
 
+/// A whole number from `least` to `most`.
+pub(crate) fn count(least: usize, most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse() {
+        Ok(count) if (least..=most).contains(&count) => Ok(count),
+        _ => Err(format!("give a whole number from {least} to {most}")),
+    }
+}
+
 /// What is logged: a level, or a level per target.
 pub(crate) fn log_filter(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -127,6 +135,15 @@ mod tests {
             assert_eq!(parse(text), Ok(size));
         }
         for text in ["", "-1", "1MB", "32 MiB", "1023", "2GiB", "99999999999999GiB", "1.5MiB"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_have_a_range() {
+        let parse = count(1, 100);
+        assert_eq!((parse("1"), parse("100")), (Ok(1), Ok(100)));
+        for text in ["", "0", "101", "-1", "1.5", "99999999999999999999"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

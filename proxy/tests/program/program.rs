@@ -56,6 +56,8 @@ impl Program {
     /// `serve` with these arguments.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut command = command("serve");
+        // Nobody waits here for load balancers to notice; a flag says otherwise.
+        command.env("QDRANT_ROUTER_SHUTDOWN_DELAY", "0s");
         command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let said = Arc::new(Mutex::new(String::new()));

@@ -86,3 +86,25 @@ async fn a_world_that_is_not_there_yet_is_waited_for() {
     let (status, said) = tokio::task::spawn_blocking(move || program.end()).await.expect("a thread");
     assert_eq!(status.code(), Some(0), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_to_stop_serves_on_while_others_notice() {
+    let cluster = Cluster::builder().nodes(1).start().await.expect("a cluster");
+    let (ip, node) = (cluster.block().proxy(), format!("--node={}", cluster.node(0).ip()));
+    let program = Program::serve(ip, &[&node, "--shutdown-delay=1h"]);
+    let status = async |port, path| get(ip, port, path).await.map(|(status, _)| status);
+    eventually("it is ready", async || status(9633, "/readyz").await == Some(StatusCode::OK)).await;
+
+    program.terminate();
+    eventually("it is not ready any more", async || {
+        get(ip, 9633, "/readyz").await == Some((StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned()))
+    })
+    .await;
+    assert_eq!(status(6333, "/collections").await, Some(StatusCode::OK), "a new connection");
+    assert_eq!(status(9633, "/livez").await, Some(StatusCode::OK));
+
+    program.terminate();
+    let (ended, said) = tokio::task::spawn_blocking(move || program.end()).await.expect("a thread");
+    assert_eq!(ended.code(), Some(0), "{said}");
+    assert_eq!(status(6333, "/collections").await, None, "a second signal skips the rest of the delay");
+}

@@ -10,7 +10,7 @@ use http::HeaderValue;
 use super::{Inner, Router, admission::Admission};
 use crate::{
     balance::Balance,
-    connect::{Tls, TlsError},
+    connect::{Tls, TlsError, TlsOptions},
     dice::Dice,
     discovery::{
         DnsResolver, GRPC_PORT, Host, HostError, Preset, PresetError, REST_PORT, Resolve, ResolverError,
@@ -27,6 +27,9 @@ const DEFAULT_BODY_LIMIT: usize = 32 << 20;
 
 /// Requests under way at once.
 const DEFAULT_MAX_REQUESTS: usize = 10_000;
+
+/// Requests in flight to one node at once: one that is slow must not take the room of all.
+const DEFAULT_MAX_REQUESTS_PER_NODE: usize = 5_000;
 
 /// Bytes of bodies in memory at once.
 const DEFAULT_MAX_HELD_BYTES: usize = 1 << 30;
@@ -49,18 +52,9 @@ pub struct RouterBuilder {
     direct_point_reads: bool,
     retry_writes: RetryWrites,
     max_requests: usize,
+    max_requests_per_node: usize,
     max_held_bytes: usize,
     seed: Option<u64>,
-}
-
-/// TLS towards the nodes.
-#[derive(Clone, Debug, Default)]
-pub struct TlsOptions {
-    /// The CA certificates to trust, in PEM; the system's where `None`.
-    pub roots: Option<Vec<u8>>,
-    /// The name that every node's certificate is checked against. Default: the headless Service, or
-    /// the first fixed node.
-    pub server_name: Option<String>,
 }
 
 /// A [`Router`] could not be built.
@@ -111,6 +105,7 @@ impl RouterBuilder {
             direct_point_reads: false,
             retry_writes: RetryWrites::default(),
             max_requests: DEFAULT_MAX_REQUESTS,
+            max_requests_per_node: DEFAULT_MAX_REQUESTS_PER_NODE,
             max_held_bytes: DEFAULT_MAX_HELD_BYTES,
             seed: None,
         }
@@ -217,6 +212,13 @@ impl RouterBuilder {
         self
     }
 
+    /// How many requests one node may have in flight; beyond it they go to other nodes, and are refused where
+    /// no other is left, with 503 or `UNAVAILABLE`. Default: 5,000.
+    pub fn max_requests_per_node(mut self, requests: usize) -> Self {
+        self.max_requests_per_node = requests;
+        self
+    }
+
     /// How many bytes of request bodies may be kept in memory together; beyond it bodies stream to the
     /// node that their path tells. Default: 1 GiB.
     pub fn max_held_bytes(mut self, bytes: usize) -> Self {
@@ -256,8 +258,7 @@ impl RouterBuilder {
             Some(options) => {
                 let default_name =
                     || sources.headless.iter().chain(&sources.nodes).map(|host| host.name.clone()).next();
-                let name = options.server_name.or_else(default_name).unwrap_or_default();
-                Some(Tls::new(options.roots.as_deref(), &name)?)
+                Some(Tls::new(&options, &default_name().unwrap_or_default())?)
             }
         };
         let dice = Arc::new(self.seed.map_or_else(Dice::random, Dice::seeded));
@@ -277,6 +278,7 @@ impl RouterBuilder {
             discovery,
             dice,
             direct_point_reads,
+            max_requests_per_node: self.max_requests_per_node,
             budget: budget(),
             hedges: AtomicU64::new(0),
         };

@@ -94,7 +94,7 @@ pub struct ClusterView {
 #[non_exhaustive]
 pub enum ApiError {
     /// No answer: refused, unreachable, too slow, or the connection broke.
-    #[error("{url}: {reason}; check that the node runs and that its REST port is the one configured")]
+    #[error("{url}: {reason}; {}", advice(reason))]
     Unreachable {
         /// What was asked.
         url: String,
@@ -272,6 +272,17 @@ impl ClusterApi for HttpApi {
         let list = self.get::<AliasList>(address, path).await?;
         let list = list.ok_or_else(|| Self::missing(address, path))?;
         Ok(list.aliases.into_iter().map(|row| (row.alias_name, row.collection_name)).collect())
+    }
+}
+
+/// What to check where a node cannot be reached.
+fn advice(reason: &str) -> &'static str {
+    if reason.contains("invalid peer certificate") {
+        "check the CA (`--upstream-ca-file`) and the name (`--upstream-server-name`) that are expected, or renew the node's certificate"
+    } else if reason.contains("CertificateRequired") {
+        "the node asks for a client certificate: give one with `--upstream-cert-file` and `--upstream-key-file`"
+    } else {
+        "check that the node runs and that its REST port is the one configured"
     }
 }
 
