@@ -10,6 +10,7 @@
 //!   the environment variable `QDRANT_BIN` names one. The same suites run on both, and the real one is the judge;
 //! * [`DnsServer`] plays CoreDNS: a headless name, one name per pod, the Service name, and every way to fail;
 //! * [`Balancer`] plays kube-proxy behind the ClusterIP: one random backend per connection, dead ones included;
+//! * [`Front`] stands before a node and has its answers come late, or encrypted with certificates of an [`Authority`];
 //! * [`Telemetry`] turns `GET /telemetry` into the two numbers that matter: internal RPCs and public calls;
 //! * [`Rest`] is the JSON client with which suites prepare and inspect collections.
 //!
@@ -40,19 +41,23 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod address;
+pub mod authority;
 pub mod balancer;
 pub mod cluster;
 pub mod dns;
 pub mod embedded;
+pub mod front;
 pub mod real;
 pub mod rest;
 pub mod telemetry;
 
 pub use address::Block;
+pub use authority::{Authority, Issued, Validity};
 pub use balancer::Balancer;
 pub use cluster::{Cluster, ClusterBuilder, ClusterError, Node};
 pub use dns::{DnsMode, DnsServer};
 pub use embedded::{Canned, Consensus, EmbeddedNode, Fault, Lie, NodeOptions};
+pub use front::Front;
 pub use rest::{Rest, RestError};
 pub use telemetry::Telemetry;
 

@@ -16,6 +16,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -75,6 +76,25 @@ impl RealNode {
     /// `SIGKILL`: nothing is flushed, no connection is closed in order.
     pub fn kill(&self) {
         lock(&self.process).take();
+    }
+
+    /// `SIGTERM`: the server finishes what is in flight and ends. Kills it where that takes longer than `patience`.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub async fn terminate(&self, patience: Duration) -> io::Result<()> {
+        self.signal("TERM")?;
+        let ended = async {
+            let mut pause = tokio::time::interval(Duration::from_millis(20));
+            while self.exited()?.is_none() {
+                pause.tick().await;
+            }
+            Ok(())
+        };
+        let ended = tokio::time::timeout(patience, ended).await.unwrap_or(Ok(()));
+        self.kill();
+        ended
     }
 
     /// Starts the server again on the storage it had, killing it first if it runs.
@@ -241,6 +261,7 @@ fn command(options: &RealOptions, dir: &Path) -> Command {
         .env("QDRANT__CLUSTER__PEER_ID", options.peer_id.to_string())
         .env("QDRANT__CLUSTER__P2P__PORT", P2P_PORT.to_string())
         .env("QDRANT__CLUSTER__CONSENSUS__TICK_PERIOD_MS", "100")
+        .env("QDRANT__CLUSTER__RESHARDING_ENABLED", "true")
         // Several servers share a test machine, and none of them has much to do.
         .env("QDRANT__SERVICE__MAX_WORKERS", "2")
         .env("QDRANT__STORAGE__PERFORMANCE__MAX_SEARCH_THREADS", "1")

@@ -1,8 +1,9 @@
 //! What kind of cluster to start, and how its nodes come to be.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -176,30 +177,41 @@ impl Cluster {
     /// drops the second of two at once.
     pub(super) async fn join(&mut self) -> Result<(), ClusterError> {
         let index = self.nodes.len();
-        let mut node = self.launch(index).await?;
-        self.wait_answering(&node).await?;
-        if !self.options.standalone {
-            // An older server has chosen a peer id itself.
-            let answer = node.rest().get("/cluster").await?;
-            node.peer_id = answer["result"]["peer_id"].as_u64().unwrap_or(node.peer_id);
-        }
+        let node = self.launch(index, self.block.node(index), 0).await?;
         self.publish(&node);
         self.nodes.push(node);
         self.wait("joined by the new node", Cluster::missing_for_joined).await
     }
 
-    async fn launch(&self, index: usize) -> Result<Node, ClusterError> {
+    /// Has node `i` lose its storage: the same pod at the same address comes back as a new peer without any data. The
+    /// others keep the peer that it was until somebody removes that.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up or is not accepted in time.
+    pub async fn lose_volume(&mut self, i: usize) -> Result<&Node, ClusterError> {
+        self.kill(i).await?;
+        let lives = self.moves.fetch_add(1, Ordering::Relaxed) + 1;
+        self.nodes[i] = self.launch(i, self.node(i).ip(), lives).await?;
+        self.wait("joined by the node without its volume", Cluster::missing_for_joined).await?;
+        Ok(&self.nodes[i])
+    }
+
+    /// Starts a new peer as node `index`, and returns when it answers. `lives` tells it from those that were node
+    /// `index` before.
+    async fn launch(&self, index: usize, ip: IpAddr, lives: usize) -> Result<Node, ClusterError> {
         let options = &self.options;
         let name = format!("qdrant-{index}");
-        let ip = self.block.node(index);
         // Ids without order: nothing may work only because peers happen to be numbered as they were started.
-        let peer_id = (mix(index as u64 + 1) & PEER_ID_MASK).max(1);
+        let number = index as u64 + 1 + 1000 * lives as u64;
+        let peer_id = (mix(number ^ options.seed.rotate_left(32)) & PEER_ID_MASK).max(1);
+        let member = self.nodes.iter().find(|node| node.ip() != ip && node.condition() == Condition::Up);
         let started = match &options.binary {
             Some(binary) => RealNode::start(RealOptions {
                 binary: binary.clone(),
                 ip,
                 peer_id,
-                bootstrap: self.nodes.first().map(Node::ip),
+                bootstrap: member.map(Node::ip),
                 api_key: options.api_key.clone(),
                 read_only_api_key: options.read_only_api_key.clone(),
                 cluster_enabled: !options.standalone,
@@ -229,7 +241,14 @@ impl Cluster {
             source,
         })?;
         let place = Mutex::new(Place { ip, condition: Condition::Down });
-        Ok(Node { name, peer_id, api_key: options.api_key.clone(), place, backend })
+        let mut node = Node { name, peer_id, api_key: options.api_key.clone(), place, backend };
+        self.wait_answering(&node).await?;
+        if !self.options.standalone {
+            // An older server has chosen a peer id itself.
+            let answer = node.rest().get("/cluster").await?;
+            node.peer_id = answer["result"]["peer_id"].as_u64().unwrap_or(node.peer_id);
+        }
+        Ok(node)
     }
 
     /// Adds a new node to every name it belongs to.

@@ -9,6 +9,9 @@ use super::{Cluster, ClusterError, HEADLESS, Node};
 use crate::embedded::{Canned, EmbeddedNode, Fault, Lie};
 use crate::lock;
 
+/// How long Kubernetes waits between the two signals, unless a pod says otherwise.
+const GRACE: Duration = Duration::from_secs(30);
+
 impl Cluster {
     /// Ends node `i` without warning. DNS and the balancer keep listing it.
     ///
@@ -20,6 +23,29 @@ impl Cluster {
         match &node.backend {
             Backend::Embedded(embedded) => embedded.kill().await,
             Backend::Real(real) => real.kill(),
+        }
+        node.set_condition(Condition::Down);
+        Ok(())
+    }
+
+    /// Ends node `i` as Kubernetes does: `SIGTERM`, and `SIGKILL` where that is not enough. Connections are told to end. An
+    /// embedded node drains its gRPC connections and then breaks those of REST, where a real server would finish what is
+    /// in flight on them.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub async fn terminate(&self, i: usize) -> Result<(), ClusterError> {
+        let node = self.node(i);
+        match &node.backend {
+            Backend::Embedded(embedded) => {
+                embedded.goaway();
+                embedded.kill().await;
+            }
+            Backend::Real(real) => {
+                let ended = real.terminate(GRACE).await;
+                ended.map_err(|source| node.failed("terminate", source))?;
+            }
         }
         node.set_condition(Condition::Down);
         Ok(())

@@ -39,12 +39,19 @@ impl Bed {
         configure: impl FnOnce(RouterBuilder) -> RouterBuilder,
     ) -> Self {
         let cluster = cluster.start().await.expect("a cluster");
-        let router = configure(router_for(&cluster)).build().expect("a router");
-        let proxy = RunningProxy::start(router.clone(), &cluster).await;
+        let bed = Self::around(cluster, |cluster| configure(router_for(cluster))).await;
         eventually("the topology is known", async || {
-            router.topology().snapshot().nodes().len() == cluster.nodes().len()
+            bed.router.topology().snapshot().nodes().len() == bed.cluster.nodes().len()
         })
         .await;
+        bed
+    }
+
+    /// On a cluster that has been prepared.
+    pub(crate) async fn around(cluster: Cluster, configure: impl FnOnce(&Cluster) -> RouterBuilder) -> Self {
+        let router = configure(&cluster).build().expect("a router");
+        let proxy = RunningProxy::start(router.clone(), &cluster).await;
+        in_time("a survey", router.topology().surveyed()).await;
         Self { cluster, router, proxy }
     }
 

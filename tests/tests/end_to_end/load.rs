@@ -1,35 +1,34 @@
-//! Clients under way: readers and writers on the SDK and on the proxy in both protocols, and what they saw.
+//! Clients under way: readers and writers on the SDK and on the proxy in both protocols.
 
 use std::{
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use qdrant_client::qdrant::{GetPointsBuilder, PointStruct, QueryPointsBuilder, UpsertPointsBuilder};
+use qdrant_router::Router;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::bed::{Bed, eventually};
+use crate::{
+    bed::{Bed, eventually},
+    ledger::{Entry, Ledger, Via},
+};
 
-/// What clients saw.
-#[derive(Debug, Default)]
-pub(crate) struct Ledger {
-    pub(crate) reads: AtomicU64,
-    pub(crate) writes: AtomicU64,
-    pub(crate) acknowledged: Mutex<Vec<u64>>,
-    pub(crate) failed_reads: Mutex<Vec<String>>,
-    pub(crate) failed_writes: Mutex<Vec<String>>,
-    slowest_read: AtomicU64,
-}
+/// Each client asks this often, unless its last answer is not there yet.
+const PACE: Duration = Duration::from_millis(5);
 
 /// Clients that go on until they are stopped.
 pub(crate) struct Load {
     pub(crate) ledger: Arc<Ledger>,
     stop: Arc<AtomicBool>,
     clients: JoinSet<()>,
+    router: Router,
+    /// What the router had sent before these clients came.
+    before: u64,
 }
 
 /// What clients do.
@@ -39,51 +38,31 @@ pub(crate) enum Mix {
     ReadsAlone,
 }
 
-impl Ledger {
-    fn requests(&self) -> u64 {
-        self.reads.load(Ordering::Relaxed) + self.writes.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn slowest_read(&self) -> Duration {
-        Duration::from_micros(self.slowest_read.load(Ordering::Relaxed))
-    }
-}
+// === impl Load ===
 
 impl Load {
-    /// Two readers and writers of the collection `books`.
+    /// Two readers and writers of the collection `books` by each way to the cluster.
     pub(crate) fn start(bed: &Bed, mix: Mix) -> Self {
-        let mut load = Self { ledger: Arc::default(), stop: Arc::default(), clients: JoinSet::new() };
+        let (router, before) = (bed.router.clone(), sent(&bed.router));
+        let mut load =
+            Self { ledger: Arc::default(), stop: Arc::default(), clients: JoinSet::new(), router, before };
         for worker in 0..2_u64 {
-            let client = Client::of(bed);
-            let (ledger, stop) = (load.ledger.clone(), load.stop.clone());
-            load.clients.spawn(async move {
-                let mut id = worker * 1_000_000;
-                let mut pace = tokio::time::interval(Duration::from_millis(5));
-                while !stop.load(Ordering::Relaxed) {
-                    pace.tick().await;
-                    id += 1;
-                    if mix == Mix::ReadsAndWrites {
-                        match client.write(id).await {
-                            Ok(()) => ledger.acknowledged.lock().expect("a ledger").push(id),
-                            Err(error) => ledger.failed_writes.lock().expect("a ledger").push(error),
-                        }
-                        ledger.writes.fetch_add(1, Ordering::Relaxed);
-                    }
-                    let began = Instant::now();
-                    if let Err(error) = client.read(id).await {
-                        ledger.failed_reads.lock().expect("a ledger").push(error);
-                    }
-                    let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-                    ledger.slowest_read.fetch_max(took, Ordering::Relaxed);
-                    ledger.reads.fetch_add(1, Ordering::Relaxed);
-                }
-            });
+            for (at, via) in [Via::Sdk, Via::Grpc, Via::Rest].into_iter().enumerate() {
+                let first = (1 + 3 * worker + at as u64) * 1_000_000;
+                load.clients.spawn(client(
+                    Client::of(bed, via),
+                    mix,
+                    first,
+                    load.ledger.clone(),
+                    load.stop.clone(),
+                ));
+            }
         }
         load
     }
 
     /// Waits until so many more requests have been made.
-    pub(crate) async fn goes_on(&self, more: u64) {
+    pub(crate) async fn goes_on(&self, more: usize) {
         let target = self.ledger.requests() + more;
         eventually("clients go on", async || self.ledger.requests() >= target).await;
     }
@@ -94,51 +73,90 @@ impl Load {
         while let Some(client) = self.clients.join_next().await {
             client.expect("a client that ends well");
         }
+        self.ledger.note_upstream(sent(&self.router) - self.before);
         self.ledger
     }
 }
 
-/// One client of each kind.
-struct Client {
-    sdk: qdrant_router::Qdrant,
-    official: qdrant_client::Qdrant,
-    rest: testkit::Rest,
+/// How many requests `router` has sent to the nodes that it knows.
+fn sent(router: &Router) -> u64 {
+    let snapshot = router.topology().snapshot();
+    snapshot.nodes().iter().map(|node| router.balance().traffic(node.address).sent).sum()
+}
+
+async fn client(client: Client, mix: Mix, first: u64, ledger: Arc<Ledger>, stop: Arc<AtomicBool>) {
+    let mut pace = tokio::time::interval(PACE);
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for id in first.. {
+        pace.tick().await;
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        for is_write in [true, false] {
+            if is_write && mix == Mix::ReadsAlone {
+                continue;
+            }
+            let began = Instant::now();
+            let outcome = if is_write { client.write(id).await } else { client.read(id).await };
+            let (took, error) = (began.elapsed(), outcome.err());
+            ledger.note(Entry { via: client.via(), is_write, id, began, took, error });
+        }
+    }
+}
+
+/// One client.
+enum Client {
+    Sdk(qdrant_router::Qdrant),
+    Grpc(qdrant_client::Qdrant),
+    Rest(Box<testkit::Rest>),
 }
 
 impl Client {
-    fn of(bed: &Bed) -> Self {
-        Self { sdk: bed.sdk(), official: bed.official(), rest: bed.rest() }
+    fn of(bed: &Bed, via: Via) -> Self {
+        match via {
+            Via::Sdk => Self::Sdk(bed.sdk()),
+            Via::Grpc => Self::Grpc(bed.official()),
+            Via::Rest => Self::Rest(Box::new(bed.rest())),
+        }
+    }
+
+    fn via(&self) -> Via {
+        match self {
+            Self::Sdk(_) => Via::Sdk,
+            Self::Grpc(_) => Via::Grpc,
+            Self::Rest(_) => Via::Rest,
+        }
     }
 
     async fn write(&self, id: u64) -> Result<(), String> {
         let point = || PointStruct::new(id, vec![1.0; 4], qdrant_client::Payload::new());
         let upsert = || UpsertPointsBuilder::new("books", vec![point()]).wait(true);
         let failed = |error: &dyn std::fmt::Display| error.to_string();
-        match id % 3 {
-            0 => self.sdk.upsert_points(upsert()).await.map(drop).map_err(|error| failed(&error)),
-            1 => self.official.upsert_points(upsert()).await.map(drop).map_err(|error| failed(&error)),
-            _ => {
+        match self {
+            Self::Sdk(sdk) => sdk.upsert_points(upsert()).await.map(drop).map_err(|error| failed(&error)),
+            Self::Grpc(grpc) => grpc.upsert_points(upsert()).await.map(drop).map_err(|error| failed(&error)),
+            Self::Rest(rest) => {
                 let body = json!({ "points": [{ "id": id, "vector": [1, 1, 1, 1] }] });
                 let path = "/collections/books/points?wait=true";
-                self.rest.put(path, body).await.map(drop).map_err(|error| failed(&error))
+                rest.put(path, body).await.map(drop).map_err(|error| failed(&error))
             }
         }
     }
 
     async fn read(&self, id: u64) -> Result<(), String> {
         let failed = |error: &dyn std::fmt::Display| error.to_string();
-        match id % 3 {
-            0 => {
+        match self {
+            Self::Sdk(sdk) => {
                 let query = QueryPointsBuilder::new("books").query(vec![1.0; 4]);
-                self.sdk.query(query).await.map(drop).map_err(|error| failed(&error))
+                sdk.query(query).await.map(drop).map_err(|error| failed(&error))
             }
-            1 => {
+            Self::Grpc(grpc) => {
                 let get = GetPointsBuilder::new("books", vec![id.into()]);
-                self.official.get_points(get).await.map(drop).map_err(|error| failed(&error))
+                grpc.get_points(get).await.map(drop).map_err(|error| failed(&error))
             }
-            _ => {
+            Self::Rest(rest) => {
                 let (path, body) = ("/collections/books/points/scroll", json!({ "limit": 3 }));
-                self.rest.post(path, body).await.map(drop).map_err(|error| failed(&error))
+                rest.post(path, body).await.map(drop).map_err(|error| failed(&error))
             }
         }
     }

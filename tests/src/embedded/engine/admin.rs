@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::super::consensus::{AliasAction, CollectionMeta, NewCollection, ReplicaState, Transfer};
+use super::super::consensus::{
+    AliasAction, CollectionMeta, NewCollection, ReplicaState, ReshardingDirection, Transfer,
+};
 use super::super::error::{OpError, OpResult};
 use super::super::model::ShardKey;
 use super::Engine;
@@ -19,6 +21,8 @@ pub(crate) enum ClusterChange {
     DropReplica { shard: u32, peer: u64 },
     CreateKey(NewShardKey),
     DropKey(ShardKey),
+    StartResharding(ReshardingDirection, Option<ShardKey>),
+    AbortResharding,
 }
 
 /// A shard key to be created.
@@ -141,6 +145,12 @@ impl Engine {
             }
             ClusterChange::DropKey(key) => {
                 self.consensus.propose(|state| state.drop_shard_key(collection, &key))
+            }
+            ClusterChange::StartResharding(direction, key) => self
+                .consensus
+                .propose(|state| state.start_resharding(collection, direction, key.clone()).map(drop)),
+            ClusterChange::AbortResharding => {
+                self.consensus.propose(|state| state.abort_resharding(collection))
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::super::consensus::{AliasAction, NewCollection, Schema};
+use super::super::consensus::{AliasAction, NewCollection, ReshardingDirection, Schema};
 use super::super::engine::{ClusterChange, CollectionPatch, Engine, NewShardKey};
 use super::super::error::{OpError, OpResult};
 use super::super::lie::Lie;
@@ -218,9 +218,17 @@ fn cluster_change(object: &Map<String, Value>) -> OpResult<ClusterChange> {
         }),
         "create_sharding_key" => new_key(inner).map(ClusterChange::CreateKey),
         "drop_sharding_key" => key(inner).map(ClusterChange::DropKey),
+        "start_resharding" => {
+            let direction = match optional::<String>(inner, "direction")?.as_deref() {
+                None | Some("up") => ReshardingDirection::Up,
+                Some("down") => ReshardingDirection::Down,
+                Some(_) => return Err(OpError::bad_json("direction: unknown variant")),
+            };
+            let key = inner.contains_key("shard_key").then(|| key(inner)).transpose()?;
+            Ok(ClusterChange::StartResharding(direction, key))
+        }
+        "abort_resharding" => Ok(ClusterChange::AbortResharding),
         "restart_transfer"
-        | "start_resharding"
-        | "abort_resharding"
         | "finish_resharding"
         | "finish_migrating_points"
         | "commit_read_hash_ring"

@@ -1,0 +1,107 @@
+//! What a node answers decides who is asked next.
+
+use http::StatusCode;
+use serde_json::json;
+use testkit::{Canned, Cluster};
+
+use super::filled;
+use crate::bed::{Bed, eventually};
+
+/// A limit is the client's to know: it is passed on, and nobody else is asked to break it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_is_passed_on() {
+    let bed = filled(Cluster::builder().nodes(3).embedded()).await;
+    for node in 0..3 {
+        let canned = Canned::rate_limited(Some(7));
+        bed.cluster.answer_with(node, canned).await.expect("a limit");
+    }
+    let request = http::Request::post("/collections/books/points/count")
+        .header("content-type", "application/json")
+        .body("{}".into())
+        .expect("a request");
+    let answer = bed.rest().raw(request).await.expect("an answer");
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["retry-after"]),
+        (429, &"7".parse().expect("a value"))
+    );
+    let mut asked = 0;
+    for node in 0..3 {
+        asked += bed.cluster.canned_answers(node).await.expect("a count");
+    }
+    assert_eq!(asked, 1, "it was asked once");
+}
+
+/// A node that tells when to come back is left alone until then, and the others answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_at_its_limit_is_left_alone_for_as_long_as_it_asks() {
+    let bed = filled(Cluster::builder().nodes(3).embedded()).await;
+    bed.cluster.answer_with(1, Canned::rate_limited(Some(60))).await.expect("a limit");
+    let mut limited = 0;
+    for _ in 0..100 {
+        let request = http::Request::post("/collections/books/points/count")
+            .header("content-type", "application/json")
+            .body("{}".into())
+            .expect("a request");
+        match bed.rest().raw(request).await.expect("an answer").status().as_u16() {
+            200 => {}
+            429 => limited += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(bed.cluster.canned_answers(1).await.expect("a count"), limited);
+    assert_eq!(limited, 1, "it told so once");
+}
+
+/// A request says itself whether it may be repeated though it may have been processed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_decides_whether_it_is_repeated() {
+    let bed = filled(Cluster::builder().nodes(3).embedded()).await;
+    let write = |id: u64, ordering: &'static str, policy: &'static str| {
+        let body = json!({ "points": [{ "id": id, "vector": [1, 2, 3, 4] }] }).to_string();
+        let request = http::Request::put(format!("/collections/books/points?wait=true&ordering={ordering}"))
+            .header("content-type", "application/json")
+            .header("x-qdrant-router-retry-writes", policy)
+            .body(body.into())
+            .expect("a request");
+        let rest = bed.rest();
+        async move { rest.raw(request).await.expect("an answer").status().as_u16() }
+    };
+    // Wherever the points belong, some of them are answered by the node that breaks its answers off.
+    bed.cluster.reset(1).await.expect("a node that resets");
+    for (ordering, policy, fails) in
+        [("weak", "never", true), ("weak", "idempotent", false), ("weak", "always", false)]
+    {
+        let mut statuses = std::collections::BTreeSet::new();
+        for id in 100..130 {
+            statuses.insert(write(id, ordering, policy).await);
+        }
+        assert_eq!(statuses.contains(&502), fails, "{ordering} {policy}: {statuses:?}");
+        assert!(statuses.is_subset(&[200, 502].into()), "{ordering} {policy}: {statuses:?}");
+    }
+    assert_eq!(write(1, "weak", "sometimes").await, 400);
+
+    for node in [0, 2] {
+        bed.cluster.reset(node).await.expect("a node that resets");
+    }
+    assert_eq!(write(1, "medium", "idempotent").await, 502, "it may have been processed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_node_the_service_serves_and_after_that_nobody() {
+    let bed = Bed::new().await;
+    for i in 0..3 {
+        bed.cluster.kill(i).await.expect("a dead node");
+    }
+    let admin = bed.proxy.admin();
+    eventually("not ready", async || {
+        admin.get("/readyz").await.is_err_and(|error| error.status() == Some(StatusCode::SERVICE_UNAVAILABLE))
+    })
+    .await;
+    let refused = bed.rest().get("/collections").await.expect_err("nobody is there");
+    assert_eq!(refused.status(), Some(StatusCode::SERVICE_UNAVAILABLE), "{refused}");
+    let refused = bed.official().list_collections().await.expect_err("nobody is there");
+    assert!(refused.to_string().contains("qdrant-router"), "{refused}");
+
+    bed.cluster.restart(0).await.expect("a node that is back");
+    eventually("served again", async || bed.rest().get("/collections").await.is_ok()).await;
+}
