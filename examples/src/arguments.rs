@@ -1,9 +1,6 @@
 //! Where the examples find their cluster.
 
-use std::{
-    env,
-    net::{AddrParseError, SocketAddr},
-};
+use std::{env, net::SocketAddr};
 
 /// The headless Service that the command line names.
 pub(crate) fn headless() -> Result<String, &'static str> {
@@ -11,6 +8,7 @@ pub(crate) fn headless() -> Result<String, &'static str> {
 }
 
 /// The DNS server that `QDRANT_ROUTER_DNS` names, as for the proxy; the system's where it names none.
-pub(crate) fn dns() -> Result<Option<SocketAddr>, AddrParseError> {
-    env::var("QDRANT_ROUTER_DNS").ok().map(|server| server.parse()).transpose()
+pub(crate) fn dns() -> Result<Option<SocketAddr>, String> {
+    let Ok(server) = env::var("QDRANT_ROUTER_DNS") else { return Ok(None) };
+    server.parse().map(Some).map_err(|_| format!("QDRANT_ROUTER_DNS: `{server}` is not IP:PORT"))
 }

@@ -32,9 +32,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let points: Vec<PointStruct> = (0..POINTS)
         .map(|id| PointStruct::new(id, vec![id as f32, 1.0, 2.0, 3.0], [("number", (id as i64).into())]))
         .collect();
-    let bar = ProgressBar::new(POINTS).with_style(ProgressStyle::with_template(
-        "{bar:40} {human_pos} of {human_len} points, {per_sec}, {eta} left",
-    )?);
+    let bar = ProgressBar::new(POINTS)
+        .with_style(ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} points, {eta} left")?);
     let upload = UpsertPointsBuilder::new("bulk_upload", points).wait(true);
     client
         .upsert_points_with_progress(upload, CHUNK, |progress| bar.set_position(progress.written as u64))

@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let headless = headless()?;
     let url = env::args().nth(2).unwrap_or_else(|| format!("http://{headless}:6334"));
 
-    let client = qdrant_client::Qdrant::from_url(&url).build()?;
+    let client = qdrant_client::Qdrant::from_url(&url).skip_compatibility_check().build()?;
     println!("before: {:?}", before::nearest_titles(&client).await?);
 
     let client = qdrant_router::Qdrant::builder().headless(headless).dns(dns()?).build()?;
