@@ -12,10 +12,13 @@ use qdrant_client::qdrant::{
 };
 use qdrant_router::Qdrant;
 
+use crate::arguments::{dns, headless};
+
+mod arguments;
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let headless = std::env::args().nth(1).ok_or("name the headless Service of a Qdrant cluster")?;
-    let client = Qdrant::builder().headless(headless).build()?;
+    let client = Qdrant::builder().headless(headless()?).dns(dns()?).build()?;
 
     let vectors = VectorParamsBuilder::new(4, Distance::Cosine);
     client.create_collection(CreateCollectionBuilder::new("quickstart").vectors_config(vectors)).await?;

@@ -12,10 +12,13 @@ use http_body_util::{BodyExt, Empty};
 use qdrant_router::{Routed, Router};
 use tower::ServiceExt;
 
+use crate::arguments::{dns, headless};
+
+mod arguments;
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let headless = std::env::args().nth(1).ok_or("name the headless Service of a Qdrant cluster")?;
-    let router = Router::builder().headless(headless).build()?;
+    let router = Router::builder().headless(headless()?).dns(dns()?).build()?;
     router.topology().surveyed().await;
 
     let request = Request::get("/collections").body(Empty::<Bytes>::new())?;

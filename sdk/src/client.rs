@@ -208,7 +208,7 @@ impl QdrantBuilder {
     }
 
     /// See [`RouterBuilder::dns`].
-    pub fn dns(self, server: SocketAddr) -> Self {
+    pub fn dns(self, server: impl Into<Option<SocketAddr>>) -> Self {
         self.router(|router| router.dns(server))
     }
 

@@ -107,6 +107,8 @@ impl Stage {
         println!("  curl -i -H 'x-qdrant-router-explain: 1' http://{}/collections/books/points/7", self.rest);
         println!("  curl http://{}/topology", self.admin);
         println!("  curl http://{}/metrics", self.admin);
+        let (dns, name) = (self.cluster.dns().addr(), self.cluster.headless_name());
+        println!("  QDRANT_ROUTER_DNS={dns} cargo run --example quickstart -- {name}");
         println!("gRPC clients: http://{}", self.grpc);
         println!("Dashboard:    http://{}/", self.admin);
         println!("Type `kill 1`, `restart 1` or `move 1` to see a node leave, return or change its address.");

@@ -177,7 +177,8 @@ impl Connect {
             .upstream_rest_port(self.upstream_rest_port)
             .upstream_grpc_port(self.upstream_grpc_port)
             .direct_point_reads(self.direct_point_reads)
-            .retry_writes(self.retry_writes);
+            .retry_writes(self.retry_writes)
+            .dns(self.dns);
         if let Some(name) = &self.headless {
             router = router.headless(name);
         }
@@ -189,9 +190,6 @@ impl Connect {
         }
         for fallback in &self.fallback {
             router = router.fallback(fallback);
-        }
-        if let Some(dns) = self.dns {
-            router = router.dns(dns);
         }
         if let Some(key) = self.api_key()? {
             router = router.api_key(&key).map_err(|error| self.blame(error))?;

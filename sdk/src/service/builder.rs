@@ -150,9 +150,9 @@ impl RouterBuilder {
         self
     }
 
-    /// The DNS server to ask. Default: the system's.
-    pub fn dns(mut self, server: SocketAddr) -> Self {
-        self.dns = Some(server);
+    /// The DNS server to ask; the system's for `None`, which is the default.
+    pub fn dns(mut self, server: impl Into<Option<SocketAddr>>) -> Self {
+        self.dns = server.into();
         self
     }
 
