@@ -176,10 +176,21 @@ impl Dialer {
         Self { address, tls }
     }
 
-    async fn dial(self) -> io::Result<TokioIo<Stream>> {
+    /// Where it dials.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether it speaks TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// A new connection.
+    pub(crate) async fn dial(self) -> io::Result<Stream> {
         #[cfg(test)]
         if let Some(pipe) = crate::simulation::network::connect(self.address).await {
-            return pipe.map(|pipe| TokioIo::new(Stream::Simulated(pipe)));
+            return pipe.map(Stream::Simulated);
         }
         let handshake = async {
             let tcp = TcpStream::connect(self.address).await?;
@@ -194,7 +205,7 @@ impl Dialer {
             })
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
-            Ok(stream) => stream.map(TokioIo::new),
+            Ok(stream) => stream,
             Err(_) => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("no connection to {} within {CONNECT_TIMEOUT:?}", self.address),
@@ -213,7 +224,8 @@ impl tower::Service<http::Uri> for Dialer {
     }
 
     fn call(&mut self, _: http::Uri) -> Self::Future {
-        Box::pin(self.clone().dial())
+        let dialer = self.clone();
+        Box::pin(async { dialer.dial().await.map(TokioIo::new) })
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, request::Parts};
+use http::{Response, request::Parts};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use tower::retry::budget::{Budget, TpsBudget};
@@ -79,8 +79,8 @@ pub(crate) fn budget() -> TpsBudget {
     TpsBudget::new(BUDGET_TIME, BUDGET_PER_SECOND, BUDGET_SHARE)
 }
 
-/// What carries requests to nodes.
-#[derive(Debug)]
+/// What carries requests to nodes. A clone shares everything, connections included.
+#[derive(Clone, Debug)]
 pub(crate) struct Dispatcher {
     pub(crate) transport: Arc<Transport>,
     pub(crate) balance: Arc<Balance>,
@@ -92,9 +92,9 @@ pub(crate) struct Dispatcher {
     /// How many requests a node may have in flight from here.
     pub(crate) max_requests_per_node: usize,
     /// What repeats and hedges are paid from.
-    pub(crate) budget: TpsBudget,
+    pub(crate) budget: Arc<TpsBudget>,
     /// How many reads were sent to a second node because the first was slow.
-    pub(crate) hedges: AtomicU64,
+    pub(crate) hedges: Arc<AtomicU64>,
 }
 
 /// A request that knows what it asks for.
@@ -280,7 +280,7 @@ impl Dispatcher {
                             next = Next::Attempt;
                             continue;
                         }
-                        Err(error) => (plan, SendError::broken(&error)),
+                        Err(error) => (plan, SendError::from(error)),
                     }
                 }
                 Event::Ended(plan, Err(error)) => (plan, error),
@@ -322,11 +322,8 @@ impl Dispatcher {
             Body::Stream(_) => std::mem::replace(&mut job.body, Body::Full(Bytes::new())),
         };
         let is_repeatable = matches!(body, Body::Full(_));
-        let mut request = Request::from_parts(job.head.clone(), body);
-        if let Some(at) = job.deadline.filter(|_| again) {
-            deadline::shrink(request.headers_mut(), at);
-        }
-        let exchange = self.transport.send(plan.address, job.protocol, request)?;
+        let left = job.deadline.filter(|_| again).and_then(deadline::left);
+        let exchange = self.transport.send(plan.address, job.protocol, &job.head, body, left)?;
         let is_read = job.class == Class::Read;
         Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable, is_read))
     }

@@ -44,4 +44,5 @@ pub use self::{
     connect::{Tls, TlsError, TlsIdentity, TlsOptions},
     dispatch::{RetryWrites, RetryWritesError},
     service::{BuildError, ExplainError, Question, ResponseBody, Routed, Router, RouterBuilder},
+    transport::BrokenAnswer,
 };

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use crate::{
     route::{Plan, Reason},
     task::AbortOnDrop,
     topology::{Address, Node, PeerId, Topology, TopologyHandle},
+    transport::Transport,
 };
 
 mod admission;
@@ -74,11 +76,11 @@ pub struct Router(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     dispatcher: Dispatcher,
-    admission: Admission,
+    admission: Arc<Admission>,
     body_limit: usize,
     retry_writes: RetryWrites,
     /// Notices nodes that hang.
-    _watch: AbortOnDrop,
+    watch: Arc<AbortOnDrop>,
     /// Drops connections to addresses that are no longer nodes.
     _janitor: AbortOnDrop,
 }
@@ -127,10 +129,27 @@ impl Router {
         self.0.dispatcher.hedges.load(Ordering::Relaxed)
     }
 
-    /// Whether both are clones of one router.
+    /// Whether both share one view of the cluster: clones, and those [with connections of their
+    /// own](Self::with_own_connections).
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.0.admission, &other.0.admission)
+    }
+
+    /// The same router on connections of its own, for a runtime of its own: view, load, limits and budget are shared,
+    /// and no connection is driven by another thread. Must be called on the runtime that will use it.
+    #[must_use]
+    pub fn with_own_connections(&self) -> Self {
+        let transport = Arc::new(self.0.dispatcher.transport.afresh());
+        let janitor = AbortOnDrop::spawn(sweep(self.topology().clone(), transport.clone()));
+        Self(Arc::new(Inner {
+            dispatcher: Dispatcher { transport, ..self.0.dispatcher.clone() },
+            admission: self.0.admission.clone(),
+            body_limit: self.0.body_limit,
+            retry_writes: self.0.retry_writes,
+            watch: self.0.watch.clone(),
+            _janitor: janitor,
+        }))
     }
 
     /// Load and health of the nodes.
@@ -272,6 +291,23 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let router = self.clone();
         Box::pin(async move { Ok(router.answer(request).await) })
+    }
+}
+
+/// How often connections that nobody uses are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Closes connections to addresses that are nodes no longer, and those that have been idle for too long.
+async fn sweep(mut topology: TopologyHandle, transport: Arc<Transport>) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            () = topology.changed() => {}
+            _ = ticks.tick() => {}
+        }
+        let snapshot = topology.snapshot();
+        let is_node = |address| snapshot.nodes().iter().any(|node| node.address == address);
+        transport.retain(|address| is_node(address) || snapshot.fallback().contains(&address));
     }
 }
 

@@ -1,25 +1,20 @@
 //! Pooled connections to the nodes: HTTP/1.1 for REST, HTTP/2 for gRPC.
+//!
+//! A request goes out from the parts that its job keeps, so that it can go out again; nothing of it is copied but what
+//! a protocol's own table of headers takes.
 
 use std::{
     fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use dashmap::DashMap;
-use http::{
-    HeaderMap, HeaderName, Request, Response, Uri, Version,
-    header::{self, HeaderValue},
-    uri::{Authority, PathAndQuery, Scheme},
-};
-use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::{Client, Error as ClientError, ResponseFuture},
-    rt::{TokioExecutor, TokioTimer},
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header, request::Parts};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use rustc_hash::FxBuildHasher;
 
 use crate::{
@@ -28,22 +23,11 @@ use crate::{
     topology::{Address, chain},
 };
 
-/// Qdrant closes idle HTTP/1.1 connections after five seconds; ours go first, so that no request is
-/// written into a connection that is being closed.
-const REST_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+mod grpc;
+mod rest;
+mod wire;
 
-/// Idle HTTP/1.1 connections kept per node.
-const REST_IDLE_CONNECTIONS: usize = 256;
-
-/// A quiet HTTP/2 connection is asked whether it still lives this often,
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-
-/// and is given up when the answer takes longer than this.
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Flow-control windows. A reply of ten megabytes should not wait for a round trip per 64 KiB.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+use self::{grpc::GrpcBody, rest::RestBody};
 
 /// Connections to every node that requests were sent to.
 pub(crate) struct Transport {
@@ -53,14 +37,19 @@ pub(crate) struct Transport {
 
 /// Connections to one node.
 struct Upstream {
-    rest: Client<Dialer, Body>,
-    grpc: Client<Dialer, Body>,
-    rest_authority: Authority,
-    grpc_authority: Authority,
+    rest: Arc<rest::Pool>,
+    grpc: Arc<grpc::Pool>,
 }
 
 /// A request under way; resolves with the head of its answer.
-pub(crate) struct Exchange(ResponseFuture);
+pub(crate) struct Exchange(Pin<Box<dyn Future<Output = Result<Response<NodeBody>, SendError>> + Send>>);
+
+/// The body of a node's answer.
+#[derive(Debug)]
+pub(crate) enum NodeBody {
+    Rest(RestBody),
+    Grpc(GrpcBody),
+}
 
 /// A request got no answer.
 #[derive(Debug)]
@@ -80,6 +69,11 @@ pub(crate) enum Sent {
     Unknown,
 }
 
+/// The answer of a node broke off.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the answer of the node broke off: {0}; the request may be made again")]
+pub struct BrokenAnswer(String);
+
 // === impl Transport ===
 
 impl Transport {
@@ -87,43 +81,48 @@ impl Transport {
         Self { tls, upstreams: DashMap::default() }
     }
 
-    /// Sends `request` to the node at `address`. Its URI is reduced to path and query, which go out
-    /// as they came in; headers that concern one connection only are dropped.
+    /// The same nodes by connections of its own.
+    pub(crate) fn afresh(&self) -> Self {
+        Self::new(self.tls.clone())
+    }
+
+    /// Sends the request of `head` with `body` to the node at `address`. Path and query go out as they came in; headers
+    /// that concern one connection only stay behind. `timeout` takes the place of the client's `grpc-timeout`.
     pub(crate) fn send(
         &self,
         address: Address,
         protocol: Protocol,
-        mut request: Request<Body>,
+        head: &Parts,
+        body: Body,
+        timeout: Option<HeaderValue>,
     ) -> Result<Exchange, SendError> {
-        let upstream = self.upstream(address).map_err(|reason| SendError::not_sent(reason.to_string()))?;
-        let (client, authority, version) = match protocol {
-            Protocol::Rest => (&upstream.rest, &upstream.rest_authority, Version::HTTP_11),
-            Protocol::Grpc => (&upstream.grpc, &upstream.grpc_authority, Version::HTTP_2),
-        };
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
-        parts.authority = Some(authority.clone());
-        parts.path_and_query =
-            Some(request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
-        *request.uri_mut() =
-            Uri::from_parts(parts).map_err(|error| SendError::not_sent(error.to_string()))?;
-        *request.version_mut() = version;
-        strip_request_headers(request.headers_mut(), protocol);
-
-        Ok(Exchange(client.request(request)))
+        let upstream = self.upstream(address);
+        Ok(match protocol {
+            Protocol::Rest => {
+                let (pool, request) = (upstream.rest.clone(), upstream.rest.outgoing(head, body));
+                Exchange(Box::pin(async move { Ok(pool.exchange(request).await?.map(NodeBody::Rest)) }))
+            }
+            Protocol::Grpc => {
+                let (pool, request) = (upstream.grpc.clone(), upstream.grpc.outgoing(head, body, timeout)?);
+                Exchange(Box::pin(async move { Ok(pool.exchange(request).await?.map(NodeBody::Grpc)) }))
+            }
+        })
     }
 
-    /// Drops the connections to addresses that are no longer of interest.
+    /// Drops the connections to addresses that are no longer of interest, and those that have been idle for too long.
     pub(crate) fn retain(&self, is_wanted: impl Fn(Address) -> bool) {
-        self.upstreams.retain(|&address, _| is_wanted(address));
+        self.upstreams.retain(|&address, upstream| {
+            upstream.rest.prune();
+            is_wanted(address)
+        });
     }
 
-    fn upstream(&self, address: Address) -> Result<Arc<Upstream>, http::Error> {
+    fn upstream(&self, address: Address) -> Arc<Upstream> {
         if let Some(upstream) = self.upstreams.get(&address) {
-            return Ok(upstream.clone());
+            return upstream.clone();
         }
-        let upstream = Arc::new(Upstream::new(address, self.tls.as_ref())?);
-        Ok(self.upstreams.entry(address).or_insert(upstream).clone())
+        let new = || Arc::new(Upstream::new(address, self.tls.as_ref()));
+        self.upstreams.entry(address).or_insert_with(new).clone()
     }
 }
 
@@ -133,156 +132,120 @@ impl fmt::Debug for Transport {
     }
 }
 
-// === impl Exchange ===
-
-impl Future for Exchange {
-    type Output = Result<Response<Incoming>, SendError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready(match outcome {
-            Ok(mut response) => {
-                strip_connection_headers(response.headers_mut());
-                Ok(response)
-            }
-            Err(error) => Err(SendError::from(&error)),
-        })
-    }
-}
-
 // === impl Upstream ===
 
 impl Upstream {
-    fn new(address: Address, tls: Option<&Tls>) -> Result<Self, http::Error> {
+    fn new(address: Address, tls: Option<&Tls>) -> Self {
         let offering = |protocol: &[u8]| tls.map(|tls| tls.offering(protocol));
-        let rest = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(REST_IDLE_TIMEOUT)
-            .pool_max_idle_per_host(REST_IDLE_CONNECTIONS)
-            .build(Dialer::new(address.rest(), offering(b"http/1.1")));
-        let grpc = Client::builder(TokioExecutor::new())
-            .http2_only(true)
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .build(Dialer::new(address.grpc(), offering(b"h2")));
-        Ok(Self {
-            rest,
-            grpc,
-            rest_authority: Authority::try_from(address.rest().to_string())?,
-            grpc_authority: Authority::try_from(address.grpc().to_string())?,
-        })
+        Self {
+            rest: Arc::new(rest::Pool::new(Dialer::new(address.rest(), offering(b"http/1.1")))),
+            grpc: Arc::new(grpc::Pool::new(Dialer::new(address.grpc(), offering(b"h2")))),
+        }
+    }
+}
+
+// === impl Exchange ===
+
+impl Future for Exchange {
+    type Output = Result<Response<NodeBody>, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+// === impl NodeBody ===
+
+impl HttpBody for NodeBody {
+    type Data = Bytes;
+    type Error = BrokenAnswer;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
+        match self.get_mut() {
+            Self::Rest(body) => Pin::new(body).poll_frame(cx),
+            Self::Grpc(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Rest(body) => body.is_end_stream(),
+            Self::Grpc(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Rest(body) => body.size_hint(),
+            Self::Grpc(body) => body.size_hint(),
+        }
+    }
+}
+
+// === impl BrokenAnswer ===
+
+impl BrokenAnswer {
+    fn new(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self(chain(error))
     }
 }
 
 // === impl SendError ===
 
 impl SendError {
-    /// The answer broke off.
-    pub(crate) fn broken(error: &hyper::Error) -> Self {
-        Self { sent: Sent::Unknown, no_connection: false, reason: chain(error) }
-    }
-
     /// The request never left.
     pub(crate) fn not_sent(reason: String) -> Self {
         Self { sent: Sent::No, no_connection: false, reason }
     }
-}
 
-impl From<&ClientError> for SendError {
-    fn from(error: &ClientError) -> Self {
-        let sent = if error.is_connect() || was_refused(error) { Sent::No } else { Sent::Unknown };
-        // Requests that waited for a connection which another one gave up fail to connect, too, but
-        // that says nothing about the node.
-        let no_connection = error.is_connect() && is_io(error);
-        Self { sent, no_connection, reason: chain(error) }
+    /// There is no way to the node.
+    fn no_connection(error: &std::io::Error) -> Self {
+        Self { no_connection: true, ..Self::not_sent(chain(error)) }
     }
 }
 
-fn is_io(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source())
-        .any(<dyn std::error::Error>::is::<std::io::Error>)
+impl From<BrokenAnswer> for SendError {
+    fn from(error: BrokenAnswer) -> Self {
+        Self { sent: Sent::Unknown, no_connection: false, reason: error.0 }
+    }
 }
 
-/// Whether the node said that it has not looked at the request: a refused stream, or one beyond the
-/// last that its GOAWAY names.
-fn was_refused(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.reason() == Some(h2::Reason::REFUSED_STREAM)
-                || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR));
-        }
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
+// === headers of one connection ===
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-fn strip_request_headers(headers: &mut HeaderMap, protocol: Protocol) {
-    strip_connection_headers(headers);
-    // Each connection has its own host, and its own way to say that a body is welcome.
-    headers.remove(header::HOST);
-    headers.remove(header::EXPECT);
-    headers.remove(header::TE);
-    if protocol == Protocol::Grpc {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
+/// Whether a header of a request says nothing beyond the connection that it came by: each connection has its own host,
+/// and its own way to say that a body is welcome.
+fn is_of_one_connection(name: &HeaderName) -> bool {
+    const NAMES: [HeaderName; 9] = [
+        header::HOST,
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TE,
+        header::EXPECT,
+        // Trailers of a request do not go on.
+        header::TRAILER,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+    ];
+    NAMES.contains(name)
 }
 
 /// Drops `Connection`, every header it names, and the others that concern one connection only.
 fn strip_connection_headers(headers: &mut HeaderMap) {
-    if let Some(connection) = headers.remove(header::CONNECTION) {
-        let named = connection.to_str().unwrap_or_default().split(',');
-        let named: Vec<HeaderName> = named.filter_map(|name| name.trim().parse().ok()).collect();
-        for name in named {
+    if headers.contains_key(header::CONNECTION) {
+        let named = wire::Named::by(headers);
+        for name in named.names() {
             headers.remove(name);
         }
+        headers.remove(header::CONNECTION);
     }
     for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         headers.remove(name);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_of_one_connection_stay_with_it() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("connection", "close, X-Hop"),
-            ("x-hop", "1"),
-            ("keep-alive", "timeout=5"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "websocket"),
-            ("te", "trailers, deflate"),
-            ("host", "router"),
-            ("expect", "100-continue"),
-            ("api-key", "secret"),
-            ("x-request-id", "7"),
-        ] {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        let names = |headers: &HeaderMap| {
-            let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).map(str::to_owned).collect();
-            names.sort_unstable();
-            names
-        };
-        let mut rest = headers.clone();
-        strip_request_headers(&mut rest, Protocol::Rest);
-        assert_eq!(names(&rest), ["api-key", "x-request-id"]);
-        strip_request_headers(&mut headers, Protocol::Grpc);
-        assert_eq!(names(&headers), ["api-key", "te", "x-request-id"]);
-        assert_eq!(headers["te"], "trailers");
     }
 }

@@ -10,14 +10,13 @@ use std::{
 
 use http::Response;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::Sleep;
 
 use crate::{
     balance::{Balance, InFlight},
     route::Plan,
-    transport::{Exchange, SendError},
+    transport::{Exchange, NodeBody, SendError},
 };
 
 /// How long an attempt that nobody waits for any more may go on.
@@ -43,7 +42,7 @@ pub(super) struct Attempt {
 }
 
 /// A response, and the guard that counts its request as in flight.
-pub(super) type Answered = (Response<Incoming>, InFlight);
+pub(super) type Answered = (Response<NodeBody>, InFlight);
 
 // === impl Attempt ===
 
@@ -166,7 +165,7 @@ impl Race {
 }
 
 /// Reads an unwanted answer to its end, unless that is far.
-pub(super) async fn drain(mut body: Incoming) {
+pub(super) async fn drain(mut body: NodeBody) {
     let mut read = 0;
     while let Some(Ok(frame)) = body.frame().await {
         read += frame.data_ref().map_or(0, bytes::Bytes::len);

@@ -8,10 +8,12 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 
-use crate::balance::InFlight;
+use crate::{
+    balance::InFlight,
+    transport::{BrokenAnswer, NodeBody},
+};
 
 /// An answer that is no longer than this is read to its end before its head goes out.
 const PRIMED_BYTES: usize = 64 << 10;
@@ -23,21 +25,21 @@ pub(crate) struct ReplyBody {
     /// What was read in advance, in order.
     first: SmallVec<[Frame<Bytes>; 2]>,
     /// `None` once its end is known.
-    rest: Option<Incoming>,
+    rest: Option<NodeBody>,
     in_flight: Option<InFlight>,
 }
 
 // === impl ReplyBody ===
 
 impl ReplyBody {
-    pub(crate) fn new(body: Incoming, in_flight: InFlight) -> Self {
+    pub(crate) fn new(body: NodeBody, in_flight: InFlight) -> Self {
         Self { first: SmallVec::new(), rest: Some(body), in_flight: Some(in_flight) }
     }
 
     /// Reads a short answer to its end, and the beginning of a long one. Until then nothing has gone to
     /// the client, so that a request whose answer breaks off here can be made again elsewhere, or refused
     /// in words.
-    pub(crate) async fn prime(mut self) -> Result<Self, hyper::Error> {
+    pub(crate) async fn prime(mut self) -> Result<Self, BrokenAnswer> {
         let Some(mut body) = self.rest.take() else { return Ok(self) };
         let mut read = 0;
         while read <= PRIMED_BYTES {
@@ -61,12 +63,12 @@ impl ReplyBody {
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokenAnswer;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
         let this = self.get_mut();
         if let Some(frame) = this.first.pop() {
             return Poll::Ready(Some(Ok(frame)));

@@ -84,8 +84,9 @@ async fn look(balance: &Balance, transport: &Transport, topology: &TopologyHandl
 /// Asks what costs the node nothing, and tells whether it has answered, however it did. A refused or broken
 /// connection is a sign too, and found by those whose connection it is.
 async fn answer(transport: &Transport, address: Address) -> bool {
-    let Ok(request) = Request::get("/healthz").body(Body::Full(bytes::Bytes::new())) else { return false };
-    let Ok(exchange) = transport.send(address, Protocol::Rest, request) else { return false };
+    let Ok(request) = Request::get("/healthz").body(()) else { return false };
+    let (head, body) = (request.into_parts().0, Body::Full(bytes::Bytes::new()));
+    let Ok(exchange) = transport.send(address, Protocol::Rest, &head, body, None) else { return false };
     let Ok(response) = exchange.await else { return false };
     drain(response.into_body()).await;
     true

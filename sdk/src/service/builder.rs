@@ -1,13 +1,10 @@
 //! Configuring a [`Router`].
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use http::HeaderValue;
 
-use super::{Inner, Router, admission::Admission};
+use super::{Inner, Router, admission::Admission, sweep};
 use crate::{
     balance::Balance,
     connect::{Tls, TlsError, TlsOptions},
@@ -279,15 +276,15 @@ impl RouterBuilder {
             dice,
             direct_point_reads,
             max_requests_per_node: self.max_requests_per_node,
-            budget: budget(),
-            hedges: AtomicU64::new(0),
+            budget: Arc::new(budget()),
+            hedges: Arc::default(),
         };
         Ok(Router(Arc::new(Inner {
             dispatcher,
-            admission: Admission::new(self.max_requests, self.max_held_bytes),
+            admission: Arc::new(Admission::new(self.max_requests, self.max_held_bytes)),
             body_limit: self.body_limit,
             retry_writes: self.retry_writes,
-            _watch: watch,
+            watch: Arc::new(watch),
             _janitor: janitor,
         })))
     }
@@ -318,15 +315,5 @@ impl RouterBuilder {
             return Err(BuildError::NoNodes);
         }
         Ok(sources)
-    }
-}
-
-/// Closes connections to addresses that are nodes no longer, whenever the topology changes.
-async fn sweep(mut topology: TopologyHandle, transport: Arc<Transport>) {
-    loop {
-        topology.changed().await;
-        let snapshot = topology.snapshot();
-        let is_node = |address| snapshot.nodes().iter().any(|node| node.address == address);
-        transport.retain(|address| is_node(address) || snapshot.fallback().contains(&address));
     }
 }

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::Admitted;
-use crate::dispatch::ReplyBody;
+use crate::{dispatch::ReplyBody, transport::BrokenAnswer};
 
 /// The body of a response: streamed from the node as the client takes it.
 #[derive(Debug)]
@@ -54,12 +54,12 @@ impl ResponseBody {
 
 impl HttpBody for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokenAnswer;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
         match &mut self.get_mut().kind {
             Kind::Node(body) => Pin::new(body).poll_frame(cx),
             Kind::Local(bytes, trailers) if bytes.is_empty() => {

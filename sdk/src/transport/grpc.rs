@@ -1,0 +1,358 @@
+//! HTTP/2 connections to one node.
+//!
+//! One connection carries many requests; each has a task that drives it until it ends. Another is opened when all are
+//! busy: a connection's streams share one lock and one window.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{
+    Ping, PingPong, RecvStream, SendStream,
+    client::{Builder, SendRequest},
+};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header,
+    request::Parts,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use http_body::{Body as HttpBody, Frame};
+
+use super::{BrokenAnswer, SendError, Sent, is_of_one_connection, strip_connection_headers, wire::Named};
+use crate::{connect::Dialer, request::Body, topology::chain};
+
+/// A quiet connection is asked whether it still lives this often,
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// and is given up when the answer takes longer than this. A node that hangs is noticed much sooner, by its silence;
+/// what may not be sent elsewhere waits for it as long as this.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Flow-control windows. A reply of ten megabytes should not wait for a round trip per 64 KiB.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Headers of an answer; Qdrant's trailers are short.
+const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
+
+/// With this many requests under way on each connection another is opened, up to so many.
+const BUSY: usize = 128;
+const MAX_CONNECTIONS: usize = 8;
+
+/// The connections to one node.
+pub(super) struct Pool {
+    dialer: Dialer,
+    authority: Option<Authority>,
+    connections: Mutex<Vec<Connection>>,
+    /// Held by whoever dials, so that a crowd opens one connection.
+    dialing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Connection {
+    sender: SendRequest<Bytes>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    under_way: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+/// A request as it goes out.
+pub(super) struct Outgoing {
+    head: Request<()>,
+    body: Body,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(crate) struct GrpcBody {
+    answer: RecvStream,
+    is_data_over: bool,
+    /// The rest of the request, where that is still on its way.
+    upload: Option<Upload>,
+    _under_way: UnderWay,
+}
+
+/// A body that streams from the client as the node takes it.
+#[derive(Debug)]
+struct Upload {
+    body: Body,
+    /// What the node has no room for yet.
+    waiting: Bytes,
+    stream: SendStream<Bytes>,
+}
+
+/// Counts a request until it is dropped.
+#[derive(Debug)]
+struct UnderWay(Arc<State>);
+
+// === impl Pool ===
+
+impl Pool {
+    pub(super) fn new(dialer: Dialer) -> Self {
+        let authority = Authority::try_from(dialer.address().to_string()).ok();
+        Self { dialer, authority, connections: Mutex::default(), dialing: tokio::sync::Mutex::default() }
+    }
+
+    /// The request of `head` with `body`, as it goes out to this node. `timeout` takes the place of the client's
+    /// `grpc-timeout`.
+    pub(super) fn outgoing(
+        &self,
+        head: &Parts,
+        body: Body,
+        timeout: Option<HeaderValue>,
+    ) -> Result<Outgoing, SendError> {
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(if self.dialer.is_encrypted() { Scheme::HTTPS } else { Scheme::HTTP });
+        uri.authority.clone_from(&self.authority);
+        uri.path_and_query =
+            Some(head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+        let mut request = Request::new(());
+        *request.method_mut() = head.method.clone();
+        *request.uri_mut() = Uri::from_parts(uri).map_err(|error| SendError::not_sent(error.to_string()))?;
+        *request.headers_mut() = headers(&head.headers);
+        if let Some(timeout) = timeout {
+            request.headers_mut().insert(GRPC_TIMEOUT, timeout);
+        }
+        Ok(Outgoing { head: request, body })
+    }
+
+    /// Sends the request and waits for the head of its answer.
+    pub(super) async fn exchange(
+        self: Arc<Self>,
+        request: Outgoing,
+    ) -> Result<Response<GrpcBody>, SendError> {
+        let Outgoing { head, body } = request;
+        let (mut sender, under_way) = self.connection().await?;
+        let is_bodiless = body.is_end_stream();
+        let (mut answer, mut stream) =
+            sender.send_request(head, is_bodiless).map_err(|error| SendError::not_sent(chain(&error)))?;
+        let mut upload = match body {
+            Body::Full(_) if is_bodiless => None,
+            Body::Full(bytes) => {
+                // Where the stream is over already, the answer tells why.
+                let _ = stream.send_data(bytes, true);
+                None
+            }
+            body @ Body::Stream(_) => Some(Upload { body, waiting: Bytes::new(), stream }),
+        };
+        let response = poll_fn(|cx| {
+            if upload.as_mut().is_some_and(|upload| upload.poll(cx).is_ready()) {
+                upload = None;
+            }
+            Pin::new(&mut answer).poll(cx)
+        })
+        .await
+        .map_err(|error| SendError::from(&error))?;
+        Ok(response.map(|answer| GrpcBody { answer, is_data_over: false, upload, _under_way: under_way }))
+    }
+
+    /// The least busy connection that takes requests, or a new one.
+    async fn connection(self: &Arc<Self>) -> Result<(SendRequest<Bytes>, UnderWay), SendError> {
+        loop {
+            let Connection { mut sender, state } = match self.least_busy() {
+                Some((connection, count)) => {
+                    let is_busy = connection.state.under_way.load(Ordering::Relaxed) >= BUSY;
+                    if is_busy && count < MAX_CONNECTIONS && self.dialing.try_lock().is_ok() {
+                        let pool = self.clone();
+                        tokio::spawn(async move { pool.dial().await });
+                    }
+                    connection
+                }
+                None => {
+                    let _alone = self.dialing.lock().await;
+                    match self.least_busy() {
+                        Some((connection, _)) => connection,
+                        None => self.dial().await?,
+                    }
+                }
+            };
+            let under_way = UnderWay::begin(state);
+            match poll_fn(|cx| sender.poll_ready(cx)).await {
+                Ok(()) => return Ok((sender, under_way)),
+                // It has ended meanwhile, and takes nobody's request with it.
+                Err(_) => under_way.0.is_over.store(true, Ordering::Relaxed),
+            }
+        }
+    }
+
+    fn least_busy(&self) -> Option<(Connection, usize)> {
+        let mut connections = self.connections();
+        connections.retain(|connection| !connection.state.is_over.load(Ordering::Relaxed));
+        let busy = |connection: &&Connection| connection.state.under_way.load(Ordering::Relaxed);
+        connections.iter().min_by_key(busy).cloned().map(|connection| (connection, connections.len()))
+    }
+
+    async fn dial(&self) -> Result<Connection, SendError> {
+        let stream = self.dialer.clone().dial().await.map_err(|error| SendError::no_connection(&error))?;
+        let mut builder = Builder::new();
+        builder
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEADER_LIST_BYTES);
+        let (sender, mut driver) =
+            builder.handshake(stream).await.map_err(|error| SendError::not_sent(chain(&error)))?;
+        let state = Arc::<State>::default();
+        let (pings, over) = (driver.ping_pong(), state.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                outcome = &mut driver => {
+                    if let Err(error) = outcome {
+                        tracing::debug!(%error, "a connection to a node ended");
+                    }
+                }
+                () = silence(pings) => tracing::debug!("a connection to a node is silent, and given up"),
+            }
+            over.is_over.store(true, Ordering::Relaxed);
+        });
+        let connection = Connection { sender, state };
+        self.connections().push(connection.clone());
+        Ok(connection)
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Resolves when a ping is not answered in time.
+async fn silence(pings: Option<PingPong>) {
+    let Some(mut pings) = pings else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        match tokio::time::timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The driver knows better why it ended.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// The headers that go out: those that concern one connection only stay behind.
+fn headers(given: &HeaderMap) -> HeaderMap {
+    let named = Named::by(given);
+    let mut headers = HeaderMap::with_capacity(given.len() + 1);
+    for (name, value) in given {
+        if !is_of_one_connection(name) && !named.contains(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers
+}
+
+// === impl UnderWay ===
+
+impl UnderWay {
+    fn begin(state: Arc<State>) -> Self {
+        state.under_way.fetch_add(1, Ordering::Relaxed);
+        Self(state)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Upload ===
+
+impl Upload {
+    /// Sends what the node has room for; ready when there is no more to send, or nobody to send it to.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.waiting.is_empty() {
+                match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                    Some(Ok(frame)) => {
+                        self.waiting = frame.into_data().unwrap_or_default();
+                        self.stream.reserve_capacity(self.waiting.len());
+                        continue;
+                    }
+                    Some(Err(_)) => {
+                        self.stream.send_reset(h2::Reason::CANCEL);
+                        return Poll::Ready(());
+                    }
+                    None => {
+                        let _ = self.stream.send_data(Bytes::new(), true);
+                        return Poll::Ready(());
+                    }
+                }
+            }
+            // An error here is told by the answer, too.
+            while self.stream.capacity() == 0 {
+                let Some(Ok(_)) = ready!(self.stream.poll_capacity(cx)) else { return Poll::Ready(()) };
+            }
+            let now = self.waiting.split_to(self.stream.capacity().min(self.waiting.len()));
+            if self.stream.send_data(now, false).is_err() {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+// === impl GrpcBody ===
+
+impl HttpBody for GrpcBody {
+    type Data = Bytes;
+    type Error = BrokenAnswer;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
+        let this = self.get_mut();
+        if this.upload.as_mut().is_some_and(|upload| upload.poll(cx).is_ready()) {
+            this.upload = None;
+        }
+        if !this.is_data_over {
+            match ready!(this.answer.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // Whoever takes it has made room for as much.
+                    let _ = this.answer.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(BrokenAnswer::new(&error)))),
+                None => this.is_data_over = true,
+            }
+        }
+        Poll::Ready(match ready!(this.answer.poll_trailers(cx)) {
+            Ok(trailers) => trailers.map(|mut trailers| {
+                strip_connection_headers(&mut trailers);
+                Ok(Frame::trailers(trailers))
+            }),
+            Err(error) => Some(Err(BrokenAnswer::new(&error))),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+}
+
+// === impl SendError ===
+
+impl From<&h2::Error> for SendError {
+    /// A refused stream, or one beyond the last that a GOAWAY names, has not been looked at.
+    fn from(error: &h2::Error) -> Self {
+        let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR));
+        let sent = if is_refused { Sent::No } else { Sent::Unknown };
+        Self { sent, no_connection: false, reason: chain(error) }
+    }
+}
