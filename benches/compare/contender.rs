@@ -77,6 +77,7 @@ impl Contender {
                 }
                 arguments.extend([format!("--listen-rest={rest}"), format!("--listen-grpc={grpc}")]);
                 arguments.extend(["--listen-admin=127.0.67.1:7409".to_owned(), "--log=warn".to_owned()]);
+                arguments.push("--workers=1".to_owned());
                 (program, version, arguments)
             }
             "nginx" => {
@@ -114,8 +115,6 @@ impl Contender {
             .args(["-c", &options.proxy_core.to_string()])
             .arg(&program)
             .args(arguments)
-            // One worker for tokio's runtime too.
-            .env("TOKIO_WORKER_THREADS", "1")
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     io,
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +16,7 @@ use qdrant_router::Router;
 use rustls::ServerConfig;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{admin, cli::CliError, journal::Journal, listen, metrics::Metrics};
+use crate::{admin, cli::CliError, journal::Journal, listen, metrics::Metrics, workers::Workers};
 
 /// How long the proxy stops, unless configured otherwise.
 pub const SHUTDOWN: Shutdown =
@@ -99,7 +100,7 @@ impl Proxy {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then stops as `shutdown` says. A person's SIGINT, or a second signal, skips
+/// Serves on so many `workers` until SIGTERM or SIGINT, then stops as `shutdown` says. A person's SIGINT, or a second signal, skips
 /// the delay. Ends early with the error that `failed` resolves to, where that finds that the configuration
 /// cannot work.
 ///
@@ -109,6 +110,7 @@ impl Proxy {
 pub async fn serve(
     proxy: Proxy,
     listeners: Listeners,
+    workers: NonZeroUsize,
     shutdown: Shutdown,
     failed: impl Future<Output = CliError>,
 ) -> Result<(), CliError> {
@@ -119,8 +121,9 @@ pub async fn serve(
         admin = %listeners.admin.local_addr()?,
         "listening"
     );
-    let rest = tokio::spawn(listen::serve(listeners.rest, proxy.clone(), stopped.clone()));
-    let grpc = tokio::spawn(listen::serve(listeners.grpc, proxy.clone(), stopped));
+    let workers = Arc::new(Workers::start(workers, &proxy)?);
+    let rest = tokio::spawn(listen::serve_on(workers.clone(), listeners.rest, stopped.clone()));
+    let grpc = tokio::spawn(listen::serve_on(workers, listeners.grpc, stopped));
     let admin = tokio::spawn(admin::serve(listeners.admin, proxy.clone()));
 
     let mut signals = Signals::listen()?;

@@ -14,13 +14,16 @@ use hyper_util::{
 use qdrant_router::ResponseBody;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::Instant,
 };
 use tokio_rustls::TlsAcceptor;
 use tower::Service;
 
-use crate::lifecycle::Proxy;
+use crate::{
+    lifecycle::Proxy,
+    workers::{Desk, Workers},
+};
 
 /// The head of a request must have come within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,8 +58,25 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// The pause after a connection could not be accepted, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves connections until `stopped`, then waits for those that are open to finish their requests.
-pub async fn serve(listener: TcpListener, proxy: Proxy, mut stopped: watch::Receiver<bool>) {
+/// Serves connections on this runtime until `stopped`, then waits for those that are open to finish their requests.
+pub async fn serve(listener: TcpListener, proxy: Proxy, stopped: watch::Receiver<bool>) {
+    let desk = Arc::new(Desk::shared(proxy));
+    accept(listener, stopped, |tcp, arrival| {
+        tokio::spawn(arrival.serve(tcp, desk.clone()));
+    })
+    .await;
+}
+
+/// As [`serve`], on the threads of `workers`.
+pub async fn serve_on(workers: Arc<Workers>, listener: TcpListener, stopped: watch::Receiver<bool>) {
+    accept(listener, stopped, |tcp, arrival| workers.serve(tcp, arrival)).await;
+}
+
+async fn accept(
+    listener: TcpListener,
+    mut stopped: watch::Receiver<bool>,
+    serve: impl Fn(TcpStream, Arrival),
+) {
     let server = server();
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -66,11 +86,7 @@ pub async fn serve(listener: TcpListener, proxy: Proxy, mut stopped: watch::Rece
                 Ok((tcp, _)) => {
                     // Beyond the limit a connection is closed at once, so that the others are served.
                     let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
-                    let (server, watcher, proxy) = (server.clone(), graceful.watcher(), proxy.clone());
-                    tokio::spawn(async move {
-                        serve_connection(tcp, server, watcher, proxy).await;
-                        drop(permit);
-                    });
+                    serve(tcp, Arrival { server: server.clone(), watcher: graceful.watcher(), permit });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -82,6 +98,13 @@ pub async fn serve(listener: TcpListener, proxy: Proxy, mut stopped: watch::Rece
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+/// What a connection comes with.
+pub(crate) struct Arrival {
+    server: auto::Builder<TokioExecutor>,
+    watcher: Watcher,
+    permit: OwnedSemaphorePermit,
 }
 
 fn server() -> auto::Builder<TokioExecutor> {
@@ -100,22 +123,30 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
 }
 
-/// Serves one connection, until it ends or `watcher` is told to stop.
+impl Arrival {
+    /// Serves the connection, until it ends or is told to stop.
+    pub(crate) async fn serve(self, tcp: TcpStream, desk: Arc<Desk>) {
+        let Self { server, watcher, permit } = self;
+        serve_connection(tcp, server, watcher, desk).await;
+        drop(permit);
+    }
+}
+
 async fn serve_connection(
     tcp: TcpStream,
     server: auto::Builder<TokioExecutor>,
     watcher: Watcher,
-    proxy: Proxy,
+    desk: Arc<Desk>,
 ) {
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
-    let served = match proxy.tls() {
+    let served = match desk.proxy.tls() {
         None => {
             if !matches!(tokio::time::timeout(HEADER_TIMEOUT, speaks(&tcp)).await, Ok(Ok(()))) {
                 return;
             }
-            let service = service_fn(move |request| answer(proxy.clone(), request));
+            let service = service_fn(move |request| answer(desk.clone(), request));
             let connection = server.serve_connection(TokioIo::new(tcp), service).into_owned();
             watcher.watch(connection).await
         }
@@ -127,7 +158,7 @@ async fn serve_connection(
                 Some(b"h2") => server.http2_only(),
                 _ => server.http1_only(),
             };
-            let service = service_fn(move |request| answer(proxy.clone(), request));
+            let service = service_fn(move |request| answer(desk.clone(), request));
             let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
             watcher.watch(connection).await
         }
@@ -151,11 +182,11 @@ async fn speaks(tcp: &TcpStream) -> io::Result<()> {
     }
 }
 
-async fn answer(proxy: Proxy, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+async fn answer(desk: Arc<Desk>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
     let began = Instant::now();
-    let mut response = proxy.router().call(request).await?;
+    let mut response = desk.router().call(request).await?;
     if let Some(routed) = response.extensions_mut().remove() {
-        proxy.metrics.observe(&routed, response.status(), began.elapsed());
+        desk.proxy.metrics.observe(&routed, response.status(), began.elapsed());
     }
     Ok(response)
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -117,6 +118,20 @@ pub struct Serve {
         value_parser = value::bytes(1 << 10, 1 << 30)
     )]
     body_limit: usize,
+
+    /// Threads that serve connections [default: one per core]
+    ///
+    /// Each has connections to the nodes of its own. Takes effect at the start only.
+    ///
+    /// Example: 1
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "QDRANT_ROUTER_WORKERS",
+        allow_hyphen_values = true,
+        value_parser = value::count(1, 1024)
+    )]
+    workers: Option<usize>,
 
     /// Requests under way at once
     ///
@@ -246,7 +261,8 @@ pub struct Serve {
 impl Serve {
     pub(super) fn run(self, invocation: Invocation) -> Result<(), CliError> {
         let log = Log::start(&self.log, self.log_format);
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        // Connections are served by threads of their own; what is left is little.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.serve(invocation, log))
     }
 
@@ -256,6 +272,7 @@ impl Serve {
         let listeners = self.listen().await?;
         let proxy = Proxy::new(router.clone());
         proxy.speak_tls(self.tls()?);
+        let workers = self.workers();
         let shutdown = Shutdown { delay: self.shutdown_delay, drain_timeout: self.drain_timeout };
         let reload = Reload { invocation, watch, proxy: proxy.clone(), log, current: self };
         let failed = async move {
@@ -264,7 +281,12 @@ impl Serve {
             }
             match reload.run().await {}
         };
-        lifecycle::serve(proxy, listeners, shutdown, failed).await
+        lifecycle::serve(proxy, listeners, workers, shutdown, failed).await
+    }
+
+    fn workers(&self) -> NonZeroUsize {
+        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        self.workers.and_then(NonZeroUsize::new).unwrap_or_else(cores)
     }
 
     /// The files that the configuration is read from.
@@ -301,11 +323,20 @@ impl Serve {
     }
 
     /// The keys that take effect at the start only, with their values.
-    fn fixed(&self) -> [(&'static str, String); 6] {
+    fn fixed(&self) -> [(&'static str, String); 7] {
         let [rest, grpc, admin] = self.listeners().map(|(key, address)| (key, address.to_string()));
         let shutdown_delay = ("shutdown_delay", value::show(self.shutdown_delay));
         let drain_timeout = ("drain_timeout", value::show(self.drain_timeout));
-        [rest, grpc, admin, shutdown_delay, drain_timeout, ("log_format", format!("{:?}", self.log_format))]
+        let workers = ("workers", self.workers().to_string());
+        [
+            rest,
+            grpc,
+            admin,
+            workers,
+            shutdown_delay,
+            drain_timeout,
+            ("log_format", format!("{:?}", self.log_format)),
+        ]
     }
 
     /// The router as configured. It begins to look for the nodes at once.
