@@ -21,6 +21,7 @@ use tonic::Status;
 
 use crate::{
     dispatch::RetryWrites,
+    route::Routing,
     service::{BuildError, ResponseBody, Router, RouterBuilder, TlsOptions},
     topology::Settings,
 };
@@ -224,6 +225,11 @@ impl QdrantBuilder {
     /// See [`RouterBuilder::tls`].
     pub fn tls(self, options: TlsOptions) -> Self {
         self.router(|router| router.tls(options))
+    }
+
+    /// See [`RouterBuilder::routing`].
+    pub fn routing(self, routing: Routing) -> Self {
+        self.router(|router| router.routing(routing))
     }
 
     /// See [`RouterBuilder::retry_writes`].

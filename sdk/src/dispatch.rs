@@ -35,15 +35,20 @@ mod direct;
 mod explain;
 mod merge;
 mod nodes;
+mod observer;
 mod parts;
 mod refusal;
 mod repeat;
 mod reply;
 mod watch;
 
-pub use self::repeat::{RetryWrites, RetryWritesError};
+pub use self::{
+    observer::{AttemptEnd, AttemptObserver, AttemptOutcome, AttemptStart, ObserveAttempts, Sending},
+    repeat::{RetryWrites, RetryWritesError},
+};
 use self::{
     attempt::{Attempt, Event, Race},
+    observer::Observed,
     repeat::{Repeatable, asks_for_another, asks_for_pause},
 };
 pub(crate) use self::{
@@ -131,6 +136,8 @@ pub(crate) enum Placement {
         /// The peer that is to be removed.
         not: Option<PeerId>,
     },
+    /// It is not routed.
+    Unrouted,
 }
 
 /// An answer, and how it came about.
@@ -150,6 +157,7 @@ impl Job {
             Placement::Opaque(reason) => Target::Opaque(*reason),
             Placement::Local(local) => Target::Local(local),
             Placement::AllNodes | Placement::Class { .. } => Target::Class(self.class),
+            Placement::Unrouted => Target::Unrouted,
         }
     }
 
@@ -208,8 +216,13 @@ impl Dispatcher {
                 if next != Next::Attempt {
                     self.hedges.fetch_add(1, Ordering::Relaxed);
                 }
+                let sending = match next {
+                    Next::Hedge { .. } => Sending::Hedge,
+                    Next::Attempt | Next::Answer if attempts > 0 => Sending::Repeat,
+                    Next::Attempt | Next::Answer => Sending::First,
+                };
                 tried.push(other.address);
-                match self.start(job, other, attempts > 0) {
+                match self.start(job, other, sending) {
                     Ok(attempt) => {
                         let is_first = attempts == 0 && other.can_hedge && can_send_again;
                         race.start(attempt, is_first.then(|| self.hedge_delay()));
@@ -305,19 +318,25 @@ impl Dispatcher {
         })
     }
 
-    /// Sends `job` where `plan` says; `again` when it is not for the first time.
-    fn start(&self, job: &mut Job, plan: Plan, again: bool) -> Result<Attempt, SendError> {
+    /// Sends `job` where `plan` says.
+    fn start(&self, job: &mut Job, plan: Plan, sending: Sending) -> Result<Attempt, SendError> {
         let body = match &mut job.body {
             Body::Full(bytes) => Body::Full(bytes.clone()),
             Body::Stream(_) => std::mem::replace(&mut job.body, Body::Full(Bytes::new())),
         };
         let is_repeatable = matches!(body, Body::Full(_));
         let mut request = Request::from_parts(job.head.clone(), body);
-        if let Some(at) = job.deadline.filter(|_| again) {
+        if let Some(at) = job.deadline.filter(|_| sending != Sending::First) {
             deadline::shrink(request.headers_mut(), at);
         }
-        let exchange = self.transport.send(plan.address, job.protocol, request)?;
-        Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable))
+        let mut observed = Observed::start(&mut request, job.protocol, &plan, sending, &job.snapshot);
+        match self.transport.send(plan.address, job.protocol, request) {
+            Ok(exchange) => Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable, observed)),
+            Err(error) => {
+                observed.end(AttemptOutcome::Failed { reason: &error.reason });
+                Err(error)
+            }
+        }
     }
 
     /// How long a read is waited for before another node is asked too: a little longer than reads

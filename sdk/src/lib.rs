@@ -42,6 +42,10 @@ pub use self::{
     balance::{Balance, Latencies, Traffic},
     client::{Progress, Qdrant, QdrantBuilder},
     connect::{Tls, TlsError},
-    dispatch::{RetryWrites, RetryWritesError},
+    dispatch::{
+        AttemptEnd, AttemptObserver, AttemptOutcome, AttemptStart, ObserveAttempts, RetryWrites,
+        RetryWritesError, Sending,
+    },
+    route::{Routing, RoutingError},
     service::{BuildError, ExplainError, Question, ResponseBody, Routed, Router, RouterBuilder, TlsOptions},
 };
