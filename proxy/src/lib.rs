@@ -12,3 +12,4 @@ pub mod journal;
 pub mod lifecycle;
 pub mod listen;
 pub mod metrics;
+pub mod telemetry;

@@ -15,7 +15,7 @@ use qdrant_router::Router;
 use rustls::ServerConfig;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{admin, cli::CliError, journal::Journal, listen, metrics::Metrics};
+use crate::{admin, cli::CliError, journal::Journal, listen, metrics::Metrics, telemetry::Telemetry};
 
 /// How long requests in flight may take to finish after a signal to stop, unless configured otherwise.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,6 +38,8 @@ pub struct Proxy {
     tls: Arc<ArcSwapOption<ServerConfig>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What is told of each request beside that.
+    pub telemetry: Arc<Telemetry>,
     /// What happened lately.
     pub journal: Arc<Journal>,
     draining: Arc<AtomicBool>,
@@ -54,6 +56,7 @@ impl Proxy {
             router,
             tls: Arc::default(),
             metrics: Arc::new(Metrics::new()),
+            telemetry: Arc::default(),
             journal: Arc::default(),
             draining: Arc::default(),
         }
@@ -110,6 +113,7 @@ pub async fn serve(
     let rest = tokio::spawn(listen::serve(listeners.rest, proxy.clone(), stopped.clone()));
     let grpc = tokio::spawn(listen::serve(listeners.grpc, proxy.clone(), stopped));
     let admin = tokio::spawn(admin::serve(listeners.admin, proxy.clone()));
+    let telemetry = proxy.telemetry.clone();
 
     tokio::select! {
         signal = signalled() => signal?,
@@ -122,6 +126,7 @@ pub async fn serve(
     if tokio::time::timeout(drain_timeout, drained).await.is_err() {
         tracing::warn!("some requests did not finish in time");
     }
+    telemetry.trace(None).await;
     admin.abort();
     Ok(())
 }

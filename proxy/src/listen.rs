@@ -151,11 +151,16 @@ async fn speaks(tcp: &TcpStream) -> io::Result<()> {
     }
 }
 
-async fn answer(proxy: Proxy, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+async fn answer(proxy: Proxy, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
     let began = Instant::now();
+    let record = proxy.telemetry.begin(&mut request);
     let mut response = proxy.router().call(request).await?;
     if let Some(routed) = response.extensions_mut().remove() {
-        proxy.metrics.observe(&routed, response.status(), began.elapsed());
+        let took = began.elapsed();
+        proxy.metrics.observe(&routed, response.status(), took);
+        if let Some(record) = record {
+            proxy.telemetry.end(*record, &routed, &response, took);
+        }
     }
     Ok(response)
 }

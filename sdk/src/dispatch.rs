@@ -42,10 +42,6 @@ mod repeat;
 mod reply;
 mod watch;
 
-pub use self::{
-    observer::{AttemptEnd, AttemptObserver, AttemptOutcome, AttemptStart, ObserveAttempts, Sending},
-    repeat::{RetryWrites, RetryWritesError},
-};
 use self::{
     attempt::{Attempt, Event, Race},
     observer::Observed,
@@ -60,6 +56,10 @@ pub(crate) use self::{
     refusal::{Failure, refuse},
     reply::ReplyBody,
     watch::watch,
+};
+pub use self::{
+    observer::{AttemptEnd, AttemptObserver, AttemptOutcome, AttemptStart, ObserveAttempts, Sending},
+    repeat::{RetryWrites, RetryWritesError},
 };
 
 /// Attempts per request: every copy of a shard in a common cluster, and the Service.

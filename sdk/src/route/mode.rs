@@ -44,7 +44,9 @@ impl Routing {
     /// What is done with a request of this class that names no node.
     pub(crate) fn way(self, class: Class) -> Way {
         match (self, class) {
-            (_, Class::NodeLocal | Class::SnapshotList | Class::SnapshotCreate) | (Self::All, _) => Way::Routed,
+            (_, Class::NodeLocal | Class::SnapshotList | Class::SnapshotCreate) | (Self::All, _) => {
+                Way::Routed
+            }
             (Self::Reads, Class::Read | Class::Anywhere) => Way::Routed,
             (Self::Observe, _) => Way::Observed,
             (Self::Off | Self::Reads, _) => Way::Unrouted,

@@ -90,7 +90,8 @@ pub fn plan(
         return the_one(address, reason, topology, tried);
     }
     if let Target::Unrouted = target
-        && let Some(plan) = service(topology, |address| conditions.is_usable(address), conditions, tried, dice)
+        && let Some(plan) =
+            service(topology, |address| conditions.is_usable(address), conditions, tried, dice)
     {
         return Some(Plan { reason: Reason::NotRouted, ..plan });
     }

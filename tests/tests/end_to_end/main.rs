@@ -16,5 +16,6 @@ mod limits;
 mod load;
 mod placement;
 mod python;
+mod routing;
 mod snapshots;
 mod splits;
