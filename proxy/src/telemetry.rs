@@ -138,3 +138,45 @@ fn method(method: &Method) -> &'static str {
     ];
     KNOWN.iter().find(|(known, _)| known == method).map_or("_OTHER", |&(_, name)| name)
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+
+    use super::*;
+
+    fn request() -> Request<Full<Bytes>> {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        Request::post("/").header("traceparent", parent).body(Full::from("{}")).expect("a request")
+    }
+
+    #[test]
+    fn switched_off_nothing_is_kept_of_a_request() {
+        let telemetry = Telemetry::default();
+        let mut request = request();
+        assert!(telemetry.begin(&mut request).is_none());
+        assert!(request.extensions().is_empty());
+    }
+
+    #[tokio::test]
+    async fn both_are_switched_while_requests_come() {
+        let telemetry = Telemetry::default();
+        telemetry.log_access(AccessPolicy::All);
+        let record = telemetry.begin(&mut request()).expect("a record");
+        assert_eq!((record.method, record.bytes, record.span.is_some()), ("POST", Some(2), false));
+        telemetry.log_access(AccessPolicy::Off);
+
+        let endpoint: Endpoint = "http://127.0.0.1:4317".parse().expect("an endpoint");
+        let tracing = Tracing::start(endpoint, "0".parse().expect("a share")).expect("traces");
+        telemetry.trace(Some(tracing)).await;
+        let mut joined = request();
+        assert!(telemetry.begin(&mut joined).is_some_and(|record| record.span.is_some()));
+        assert!(!joined.extensions().is_empty(), "its attempts are told of");
+        let mut alone = request();
+        alone.headers_mut().clear();
+        assert!(telemetry.begin(&mut alone).is_none(), "it is not sampled");
+        telemetry.trace(None).await;
+        assert!(telemetry.begin(&mut request()).is_none());
+    }
+}

@@ -132,7 +132,7 @@ impl Tracing {
         match finished {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(endpoint = %self.endpoint, "the last spans were not sent: {error}")
+                tracing::warn!(endpoint = %self.endpoint, "the last spans were not sent: {error}");
             }
             Err(error) => tracing::error!(%error, "the last spans were not sent"),
         }

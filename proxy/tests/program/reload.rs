@@ -182,9 +182,7 @@ async fn routing_is_switched_on_under_open_connections() {
     assert_eq!(connection.answering_node().await, service.to_string());
     fs::write(&file, format!("{places}routing: all\n")).expect("written");
     program.signal("HUP");
-    eventually("the node is asked itself", async || {
-        connection.answering_node().await != service.to_string()
-    })
-    .await;
+    eventually("the node is asked itself", async || connection.answering_node().await != service.to_string())
+        .await;
     end(program).await;
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use qdrant_client::qdrant::CountPointsBuilder;
-use qdrant_router::{Router, Routing};
+use qdrant_router::{Router, RouterBuilder, Routing};
 use serde_json::{Value, json};
 use testkit::{Cluster, Rest};
 
-use crate::bed::{Bed, RunningProxy, eventually, router_for};
+use crate::bed::{Bed, RunningProxy, router_for};
 
 const UPSERT: &str = "/collections/books/points?wait=true";
 
@@ -95,21 +95,22 @@ async fn switched_off_everything_goes_through_the_service_over_both_protocols() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_nobody_is_behind_costs_no_read() {
-    let bed = bed(Routing::Off).await;
-    bed.cluster.balancer().set_backends(Vec::new());
-    eventually("the Service is found dead", async || {
-        let count = json!({ "exact": true });
-        let response = send(&bed.rest(), Method::POST, "/collections/books/points/count", count, &[]).await;
-        told(&response, "node") != Some(&*bed.cluster.balancer().ip().to_string())
-    })
-    .await;
+    let cluster = Cluster::builder().nodes(3).start().await.expect("a cluster");
+    cluster.balancer().set_backends(Vec::new());
+    let router = router_for(&cluster).routing(Routing::Off).build().expect("a router");
+    router.topology().surveyed().await;
+    let proxy = RunningProxy::start(router, &cluster).await;
+    let rest = Rest::new(proxy.rest_addr, None);
+    let response = send(&rest, Method::GET, "/collections", Value::Null, &[]).await;
+    assert_eq!((told(&response, "attempts"), told(&response, "reason")), (Some("2"), Some("not_routed")));
+    assert_ne!(told(&response, "node"), Some(&*cluster.balancer().ip().to_string()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_service_any_healthy_node_is_asked() {
     let cluster = Cluster::builder().nodes(3).start().await.expect("a cluster");
     let nodes = cluster.nodes().iter().map(|node| node.ip().to_string());
-    let router = nodes.fold(Router::builder().seed(7), |router, node| router.node(node));
+    let router = nodes.fold(Router::builder().seed(7), RouterBuilder::node);
     let router = router.routing(Routing::Off).build().expect("a router");
     let proxy = RunningProxy::start(router.clone(), &cluster).await;
     router.topology().surveyed().await;

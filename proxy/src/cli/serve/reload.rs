@@ -87,7 +87,7 @@ impl Reload {
             tracing::warn!(keys = fixed.join(", "), "these keys change at a restart only");
         }
         self.log.set(&serve.log);
-        if let Err(error) = serve.tell(&self.proxy.telemetry).await {
+        if let Err(error) = serve.telemetry.apply(&self.proxy.telemetry).await {
             tracing::error!("traces stay as they were: {error}");
         }
         self.proxy.speak_tls(tls);
