@@ -1,5 +1,4 @@
-//! What is told of each request beside the metrics: a line of the [access log](access), and the spans of a
-//! [trace](trace).
+//! What is told of each request beside the metrics: a line of the access log, and the spans of a trace.
 //!
 //! Both are off unless asked for, and can change while the proxy runs. Of a request there is told what the
 //! router found out about it: never its headers, its query or its body.

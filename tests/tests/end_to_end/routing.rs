@@ -9,7 +9,7 @@ use qdrant_router::{Router, RouterBuilder, Routing};
 use serde_json::{Value, json};
 use testkit::{Cluster, Rest};
 
-use crate::bed::{Bed, RunningProxy, router_for};
+use crate::bed::{Bed, RunningProxy, official_at, router_for};
 
 const UPSERT: &str = "/collections/books/points?wait=true";
 
@@ -91,6 +91,23 @@ async fn switched_off_everything_goes_through_the_service_over_both_protocols() 
     let count = bed.official().count(CountPointsBuilder::new("books").exact(true)).await.expect("a count");
     assert_eq!(count.result.expect("a result").count, 6);
     assert!(connections() > before, "gRPC has its own connection to the Service");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switched_off_nobody_looks_where_a_collection_is() {
+    let cluster = Cluster::builder().nodes(3).start().await.expect("a cluster");
+    let settings = json!({ "vectors": { "size": 4, "distance": "Dot" }, "shard_number": 6 });
+    cluster.rest(0).put("/collections/books", settings).await.expect("a collection");
+    cluster.settled().await.expect("a settled cluster");
+    for (routing, known) in [(Routing::Off, 0), (Routing::Observe, 1)] {
+        let router = router_for(&cluster).routing(routing).build().expect("a router");
+        router.topology().surveyed().await;
+        let proxy = RunningProxy::start(router.clone(), &cluster).await;
+        send(&Rest::new(proxy.rest_addr, None), Method::PUT, UPSERT, upsert(7), &[]).await;
+        let client = official_at(proxy.grpc_addr);
+        client.count(CountPointsBuilder::new("books")).await.expect("a count");
+        assert_eq!(router.topology().snapshot().collections().count(), known, "{routing}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
