@@ -199,7 +199,7 @@ class Rendering:
 
 
 def check_environment(where, environment):
-    known = found(r'"(QDRANT_ROUTER_\w+)"', "proxy/src/cli/*.rs")
+    known = found(r'"(QDRANT_ROUTER_\w+)"', "proxy/src/cli/**/*.rs")
     for name in environment:
         check(name in known, where, f"`qdrant-router serve` does not know {name}")
 

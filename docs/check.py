@@ -147,9 +147,9 @@ def check_lists():
     check(reasons, "sdk/src/route.rs", "no reasons were found")
     for reason in reasons:
         check(f"| `{reason}` |" in routing, "docs/src/routing.md", f"the reason `{reason}` is missing")
-    metrics = read("proxy/src/metrics.rs"), read("proxy/src/metrics/cluster.rs")
-    names = re.findall(r'registry\.register\(\s*"(\w+)"|\bgauge\("(\w+)"', metrics[0])
-    names = [one or other for one, other in names] + re.findall(r'encode_descriptor\(\s*"(\w+)"', metrics[1])
+    metrics = [ROOT / "proxy/src/metrics.rs", *(ROOT / "proxy/src/metrics").glob("*.rs")]
+    registered = r'(?:registry\.register|\bgauge|encode_descriptor)\(\s*"(\w+)"'
+    names = [metric for path in metrics for metric in re.findall(registered, path.read_text())]
     check(len(names) > 10, "proxy/src/metrics.rs", "few metrics were found")
     for metric in names:
         known = re.search(rf"`qdrant_router_{metric}(_total)?[`{{]", operations)

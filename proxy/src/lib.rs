@@ -12,4 +12,5 @@ pub mod journal;
 pub mod lifecycle;
 pub mod listen;
 pub mod metrics;
+pub mod telemetry;
 pub mod workers;

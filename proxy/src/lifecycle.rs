@@ -16,7 +16,9 @@ use qdrant_router::Router;
 use rustls::ServerConfig;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{admin, cli::CliError, journal::Journal, listen, metrics::Metrics, workers::Workers};
+use crate::{
+    admin, cli::CliError, journal::Journal, listen, metrics::Metrics, telemetry::Telemetry, workers::Workers,
+};
 
 /// How long the proxy stops, unless configured otherwise.
 pub const SHUTDOWN: Shutdown =
@@ -50,6 +52,8 @@ pub struct Proxy {
     tls: Arc<ArcSwapOption<ServerConfig>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What is told of each request beside that.
+    pub telemetry: Arc<Telemetry>,
     /// What happened lately.
     pub journal: Arc<Journal>,
     draining: Arc<AtomicBool>,
@@ -66,6 +70,7 @@ impl Proxy {
             router,
             tls: Arc::default(),
             metrics: Arc::new(Metrics::new()),
+            telemetry: Arc::default(),
             journal: Arc::default(),
             draining: Arc::default(),
         }
@@ -125,6 +130,7 @@ pub async fn serve(
     let rest = tokio::spawn(listen::serve_on(workers.clone(), listeners.rest, stopped.clone()));
     let grpc = tokio::spawn(listen::serve_on(workers, listeners.grpc, stopped));
     let admin = tokio::spawn(admin::serve(listeners.admin, proxy.clone()));
+    let telemetry = proxy.telemetry.clone();
 
     let mut signals = Signals::listen()?;
     let signal = tokio::select! {
@@ -142,6 +148,7 @@ pub async fn serve(
     if tokio::time::timeout(shutdown.drain_timeout, drained).await.is_err() {
         tracing::warn!("some requests did not finish in time");
     }
+    telemetry.trace(None).await;
     admin.abort();
     Ok(())
 }

@@ -182,11 +182,19 @@ async fn speaks(tcp: &TcpStream) -> io::Result<()> {
     }
 }
 
-async fn answer(desk: Arc<Desk>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+async fn answer(
+    desk: Arc<Desk>,
+    mut request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
     let began = Instant::now();
+    let record = desk.proxy.telemetry.begin(&mut request);
     let mut response = desk.router().call(request).await?;
     if let Some(routed) = response.extensions_mut().remove() {
-        desk.proxy.metrics.observe(&routed, response.status(), began.elapsed());
+        let took = began.elapsed();
+        desk.proxy.metrics.observe(&routed, response.status(), took);
+        if let Some(record) = record {
+            desk.proxy.telemetry.end(*record, &routed, &response, took);
+        }
     }
     Ok(response)
 }

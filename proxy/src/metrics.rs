@@ -19,9 +19,10 @@ use prometheus_client::{
 use qdrant_router::{Routed, Router};
 
 mod cluster;
+mod observed;
 mod tally;
 
-use self::{cluster::ClusterMetrics, tally::Tally};
+use self::{cluster::ClusterMetrics, observed::Observed, tally::Tally};
 
 pub(crate) use self::tally::Totals;
 
@@ -38,6 +39,7 @@ pub struct Metrics {
     expected_rpcs: Family<ProtocolLabels, Counter>,
     known_hops: Family<ProtocolLabels, Counter>,
     without_hop: Family<ProtocolLabels, Counter>,
+    observed: Observed,
     tally: Tally,
     nodes: Gauge,
     reachable_nodes: Gauge,
@@ -96,6 +98,7 @@ impl Metrics {
             "Requests that needed no internal RPC, of those with known hops",
             without_hop.clone(),
         );
+        let observed = Observed::register(&mut registry);
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -114,6 +117,7 @@ impl Metrics {
             expected_rpcs,
             known_hops,
             without_hop,
+            observed,
             tally: Tally::default(),
             nodes,
             reachable_nodes,
@@ -126,12 +130,7 @@ impl Metrics {
     /// Counts one request.
     pub fn observe(&self, routed: &Routed, status: StatusCode, took: Duration) {
         let protocol = ProtocolLabels { protocol: routed.protocol.as_str() };
-        let outcome = match (routed.answered, status.as_u16()) {
-            (false, _) => "unanswered",
-            (true, 500..) => "server_error",
-            (true, 400..) => "client_error",
-            (true, _) => "ok",
-        };
+        let outcome = outcome(routed, status);
         self.requests
             .get_or_create(&RequestLabels {
                 protocol: protocol.protocol,
@@ -151,6 +150,9 @@ impl Metrics {
             if rpcs > 0 {
                 self.expected_rpcs.get_or_create(&protocol).inc_by(rpcs.into());
             }
+        }
+        if let Some(observed) = &routed.observed {
+            self.observed.count(routed, observed);
         }
         self.tally.count(routed, matches!(outcome, "unanswered" | "server_error"));
     }
@@ -183,6 +185,16 @@ impl Metrics {
             tracing::error!(%error, "metrics could not be written");
         }
         text
+    }
+}
+
+/// How a request ended, by the status of HTTP.
+pub(crate) fn outcome(routed: &Routed, status: StatusCode) -> &'static str {
+    match (routed.answered, status.as_u16()) {
+        (false, _) => "unanswered",
+        (true, 500..) => "server_error",
+        (true, 400..) => "client_error",
+        (true, _) => "ok",
     }
 }
 

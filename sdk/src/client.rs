@@ -22,6 +22,7 @@ use tonic::Status;
 use crate::{
     connect::TlsOptions,
     dispatch::RetryWrites,
+    route::Routing,
     service::{BuildError, ResponseBody, Router, RouterBuilder},
     topology::Settings,
 };
@@ -225,6 +226,11 @@ impl QdrantBuilder {
     /// See [`RouterBuilder::tls`].
     pub fn tls(self, options: TlsOptions) -> Self {
         self.router(|router| router.tls(options))
+    }
+
+    /// See [`RouterBuilder::routing`].
+    pub fn routing(self, routing: Routing) -> Self {
+        self.router(|router| router.routing(routing))
     }
 
     /// See [`RouterBuilder::retry_writes`].

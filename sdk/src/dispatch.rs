@@ -26,7 +26,7 @@ use crate::{
     request::{Body, Class, Intent, Protocol, Repeat},
     route::{Conditions, Local, Plan, Reason, Target, plan},
     topology::{Address, Change, Collection, PeerId, Topology, TopologyHandle},
-    transport::{SendError, Sent, Transport},
+    transport::{Outgoing, SendError, Sent, Transport},
 };
 
 mod attempt;
@@ -35,15 +35,16 @@ mod direct;
 mod explain;
 mod merge;
 mod nodes;
+mod observer;
 mod parts;
 mod refusal;
 mod repeat;
 mod reply;
 mod watch;
 
-pub use self::repeat::{RetryWrites, RetryWritesError};
 use self::{
     attempt::{Attempt, Event, Race},
+    observer::Observed,
     repeat::{Repeatable, asks_for_another, asks_for_pause},
 };
 pub(crate) use self::{
@@ -55,6 +56,10 @@ pub(crate) use self::{
     refusal::{Failure, refuse},
     reply::ReplyBody,
     watch::watch,
+};
+pub use self::{
+    observer::{AttemptEnd, AttemptObserver, AttemptOutcome, AttemptStart, ObserveAttempts, Sending},
+    repeat::{RetryWrites, RetryWritesError},
 };
 
 /// Attempts per request: every copy of a shard in a common cluster, and the Service.
@@ -133,6 +138,8 @@ pub(crate) enum Placement {
         /// The peer that is to be removed.
         not: Option<PeerId>,
     },
+    /// It is not routed.
+    Unrouted,
 }
 
 /// An answer, and how it came about.
@@ -152,6 +159,7 @@ impl Job {
             Placement::Opaque(reason) => Target::Opaque(*reason),
             Placement::Local(local) => Target::Local(local),
             Placement::AllNodes | Placement::Class { .. } => Target::Class(self.class),
+            Placement::Unrouted => Target::Unrouted,
         }
     }
 
@@ -214,8 +222,13 @@ impl Dispatcher {
                 if next != Next::Attempt {
                     self.hedges.fetch_add(1, Ordering::Relaxed);
                 }
+                let sending = match next {
+                    Next::Hedge { .. } => Sending::Hedge,
+                    Next::Attempt | Next::Answer if attempts > 0 => Sending::Repeat,
+                    Next::Attempt | Next::Answer => Sending::First,
+                };
                 tried.push(other.address);
-                match self.start(job, other, attempts > 0) {
+                match self.start(job, other, sending) {
                     Ok(attempt) => {
                         let is_first = attempts == 0 && other.can_hedge && can_send_again;
                         race.start(attempt, is_first.then(|| self.hedge_delay()));
@@ -311,8 +324,8 @@ impl Dispatcher {
         })
     }
 
-    /// Sends `job` where `plan` says; `again` when it is not for the first time.
-    fn start(&self, job: &mut Job, plan: Plan, again: bool) -> Result<Attempt, SendError> {
+    /// Sends `job` where `plan` says.
+    fn start(&self, job: &mut Job, plan: Plan, sending: Sending) -> Result<Attempt, SendError> {
         let limit = self.max_requests_per_node;
         if self.balance.in_flight(plan.address) >= limit {
             return Err(SendError::not_sent(format!("it has {limit} requests in flight, as many as it may")));
@@ -322,10 +335,28 @@ impl Dispatcher {
             Body::Stream(_) => std::mem::replace(&mut job.body, Body::Full(Bytes::new())),
         };
         let is_repeatable = matches!(body, Body::Full(_));
-        let left = job.deadline.filter(|_| again).and_then(deadline::left);
-        let exchange = self.transport.send(plan.address, job.protocol, &job.head, body, left)?;
-        let is_read = job.class == Class::Read;
-        Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable, is_read))
+        // Headers of this attempt alone, where they differ from the client's.
+        let mut headers = None;
+        if let Some(at) = job.deadline.filter(|_| sending != Sending::First) {
+            deadline::shrink(headers.get_or_insert_with(|| job.head.headers.clone()), at);
+        }
+        let mut observed =
+            Observed::start(&job.head, &mut headers, job.protocol, &plan, sending, &job.snapshot);
+        let head = Outgoing {
+            method: &job.head.method,
+            uri: &job.head.uri,
+            headers: headers.as_ref().unwrap_or(&job.head.headers),
+        };
+        match self.transport.send(plan.address, job.protocol, head, body) {
+            Ok(exchange) => {
+                let is_read = job.class == Class::Read;
+                Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable, is_read, observed))
+            }
+            Err(error) => {
+                observed.end(AttemptOutcome::Failed { reason: &error.reason });
+                Err(error)
+            }
+        }
     }
 
     /// How long a read is waited for before another node is asked too: a little longer than reads

@@ -42,7 +42,11 @@ pub use self::{
     balance::{Balance, Latencies, Traffic},
     client::{Progress, Qdrant, QdrantBuilder},
     connect::{Tls, TlsError, TlsIdentity, TlsOptions},
-    dispatch::{RetryWrites, RetryWritesError},
+    dispatch::{
+        AttemptEnd, AttemptObserver, AttemptOutcome, AttemptStart, ObserveAttempts, RetryWrites,
+        RetryWritesError, Sending,
+    },
+    route::{Routing, RoutingError},
     service::{BuildError, ExplainError, Question, ResponseBody, Routed, Router, RouterBuilder},
     transport::BrokenAnswer,
 };

@@ -87,6 +87,8 @@ pub struct Call {
     pub class: Class,
     /// What repeating it would do.
     pub repeat: Repeat,
+    /// Its route: a path with placeholders (REST), or the full name of an RPC; `unknown` where it has none.
+    pub operation: &'static str,
     /// The collection, where the path names it (REST).
     collection: Option<String>,
     /// The shard, where the path names one (REST).
@@ -242,6 +244,7 @@ impl Call {
             protocol,
             class: Class::Unknown,
             repeat: Repeat::Never,
+            operation: "unknown",
             collection: None,
             shard: None,
             point: None,

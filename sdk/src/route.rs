@@ -7,12 +7,15 @@
 use serde::Serialize;
 
 mod explain;
+mod mode;
 mod plan;
 mod shards;
 mod split;
 
 pub(crate) use self::explain::candidates;
 pub use self::explain::{Candidate, Explanation, Part};
+pub(crate) use self::mode::Way;
+pub use self::mode::{Routing, RoutingError};
 pub use self::plan::{Conditions, Local, Plan, Target, plan};
 pub(crate) use self::{shards::depth, split::Split};
 
@@ -62,13 +65,15 @@ pub enum Reason {
     UnidentifiedNode,
     /// The ClusterIP Service, because no node can be used.
     Fallback,
+    /// The ClusterIP Service, or any node without one: such requests are not routed here.
+    NotRouted,
 }
 
 // === impl Reason ===
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ReadableReplica,
         Self::MostReplicas,
         Self::RouteAffinity,
@@ -90,6 +95,7 @@ impl Reason {
         Self::NoReplica,
         Self::UnidentifiedNode,
         Self::Fallback,
+        Self::NotRouted,
     ];
 
     /// The name in metrics, headers and `/explain`.
@@ -117,6 +123,7 @@ impl Reason {
             Self::NoReplica => "no_replica",
             Self::UnidentifiedNode => "unidentified_node",
             Self::Fallback => "fallback",
+            Self::NotRouted => "not_routed",
         }
     }
 }

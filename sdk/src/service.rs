@@ -20,7 +20,7 @@ use crate::{
         RetryWrites, RetryWritesError, deadline, refuse,
     },
     request::{BoxError, Call, Class, Protocol},
-    route::{Plan, Reason},
+    route::{Explanation, Plan, Reason, Routing},
     task::AbortOnDrop,
     topology::{Address, Node, PeerId, Topology, TopologyHandle},
     transport::Transport,
@@ -78,6 +78,7 @@ struct Inner {
     dispatcher: Dispatcher,
     admission: Arc<Admission>,
     body_limit: usize,
+    routing: Routing,
     retry_writes: RetryWrites,
     /// Notices nodes that hang.
     watch: Arc<AbortOnDrop>,
@@ -93,6 +94,10 @@ pub struct Routed {
     pub protocol: Protocol,
     /// What it worked on.
     pub class: Class,
+    /// Its route: a path with placeholders (REST), or the full name of an RPC; `unknown` where it has none.
+    pub operation: &'static str,
+    /// The collection that it names, as far as that was looked for.
+    pub collection: Option<Arc<str>>,
     /// Why it went where it went; `None` where there was nobody to send it to.
     pub reason: Option<Reason>,
     /// The node that answered: its pod name where known, else its address.
@@ -107,6 +112,8 @@ pub struct Routed {
     pub expected_rpcs: Option<u32>,
     /// Whether a node answered.
     pub answered: bool,
+    /// Where it would have gone, with [`Routing::Observe`].
+    pub observed: Option<Box<Explanation>>,
 }
 
 // === impl Router ===
@@ -146,6 +153,7 @@ impl Router {
             dispatcher: Dispatcher { transport, ..self.0.dispatcher.clone() },
             admission: self.0.admission.clone(),
             body_limit: self.0.body_limit,
+            routing: self.0.routing,
             retry_writes: self.0.retry_writes,
             watch: self.0.watch.clone(),
             _janitor: janitor,
@@ -207,6 +215,8 @@ impl Router {
             body,
             plain,
         };
+        routed.collection.clone_from(&job.collection);
+        routed.observed = self.0.observe(&call, &mut job);
         let dispatcher = &self.0.dispatcher;
         let mut response = if matches!(job.placement, Placement::AllNodes) {
             let Gathered { reply, plans, attempts, parts, is_complete } = dispatcher.gather(job).await;
@@ -341,6 +351,8 @@ impl Routed {
         Self {
             protocol: call.protocol,
             class: call.class,
+            operation: call.operation,
+            collection: None,
             reason: None,
             node: None,
             peer: None,
@@ -348,6 +360,7 @@ impl Routed {
             parts: 1,
             expected_rpcs: None,
             answered: false,
+            observed: None,
         }
     }
 
@@ -370,6 +383,10 @@ impl Routed {
         }
         if let Some(reason) = self.reason {
             set("x-qdrant-router-reason", reason.as_str().to_owned());
+        }
+        if let Some(observed) = &self.observed {
+            set("x-qdrant-router-observed-node", observed.nodes());
+            set("x-qdrant-router-observed-reason", observed.reason.map_or("none", Reason::as_str).to_owned());
         }
         set("x-qdrant-router-attempts", self.attempts.to_string());
         if let Some(epoch) = snapshot.epoch() {

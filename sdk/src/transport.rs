@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, header, request::Parts};
+use http::{HeaderMap, HeaderName, Method, Response, Uri, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use rustc_hash::FxBuildHasher;
 
@@ -39,6 +39,14 @@ pub(crate) struct Transport {
 struct Upstream {
     rest: Arc<rest::Pool>,
     grpc: Arc<grpc::Pool>,
+}
+
+/// The head of a request that is to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outgoing<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) uri: &'a Uri,
+    pub(crate) headers: &'a HeaderMap,
 }
 
 /// A request under way; resolves with the head of its answer.
@@ -87,14 +95,13 @@ impl Transport {
     }
 
     /// Sends the request of `head` with `body` to the node at `address`. Path and query go out as they came in; headers
-    /// that concern one connection only stay behind. `timeout` takes the place of the client's `grpc-timeout`.
+    /// that concern one connection only stay behind.
     pub(crate) fn send(
         &self,
         address: Address,
         protocol: Protocol,
-        head: &Parts,
+        head: Outgoing<'_>,
         body: Body,
-        timeout: Option<HeaderValue>,
     ) -> Result<Exchange, SendError> {
         let upstream = self.upstream(address);
         Ok(match protocol {
@@ -103,7 +110,7 @@ impl Transport {
                 Exchange(Box::pin(async move { Ok(pool.exchange(request).await?.map(NodeBody::Rest)) }))
             }
             Protocol::Grpc => {
-                let (pool, request) = (upstream.grpc.clone(), upstream.grpc.outgoing(head, body, timeout)?);
+                let (pool, request) = (upstream.grpc.clone(), upstream.grpc.outgoing(head, body)?);
                 Exchange(Box::pin(async move { Ok(pool.exchange(request).await?.map(NodeBody::Grpc)) }))
             }
         })

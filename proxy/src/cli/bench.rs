@@ -4,6 +4,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use qdrant_router::Routing;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod collection;
@@ -133,7 +134,7 @@ impl Bench {
             Some(path) => Some(super::connect::key("client_api_key_file", path)?),
             None => self.connect.api_key()?,
         };
-        let router = self.connect.router()?;
+        let router = self.connect.build(self.connect.builder()?.routing(Routing::All))?;
         let _ = tokio::time::timeout(SURVEY, router.topology().surveyed()).await;
         let vias = self
             .through

@@ -13,7 +13,7 @@ use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Full};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use qdrant_router::{
-    BuildError, RetryWrites, Router, RouterBuilder, Tls, TlsError, TlsIdentity, TlsOptions,
+    BuildError, RetryWrites, Router, RouterBuilder, Routing, Tls, TlsError, TlsIdentity, TlsOptions,
     discovery::{DnsResolver, Host, Preset},
     topology::HttpApi,
 };
@@ -94,6 +94,22 @@ pub(super) struct Connect {
     /// Example: 10.96.0.10:53
     #[arg(long, value_name = "IP:PORT", env = "QDRANT_ROUTER_DNS", value_parser = value::socket_address)]
     dns: Option<SocketAddr>,
+
+    /// Which requests are sent to the node that holds their data
+    ///
+    /// `all`; `reads`: writes and changes of metadata are not; `observe`: none, but where each would go is found
+    /// out and told, in metrics and headers; `off`: none, and bodies are not looked into. What is not routed goes
+    /// to the ClusterIP Service, or to any healthy node without one. Requests for one node (pins, snapshots,
+    /// shards) go where they belong in every mode.
+    ///
+    /// Example: observe
+    #[arg(
+        long,
+        value_name = "off|observe|reads|all",
+        env = "QDRANT_ROUTER_ROUTING",
+        default_value_t = Routing::All
+    )]
+    routing: Routing,
 
     /// Read points by id over REST from the shards that own them, through an API that Qdrant does not document
     ///
@@ -176,6 +192,7 @@ impl Connect {
         let mut router = Router::builder()
             .upstream_rest_port(self.upstream_rest_port)
             .upstream_grpc_port(self.upstream_grpc_port)
+            .routing(self.routing)
             .direct_point_reads(self.direct_point_reads)
             .retry_writes(self.retry_writes)
             .dns(self.dns);

@@ -124,9 +124,15 @@ fn text(explanation: &Explanation) -> String {
         None => line("reason", "nobody to send it to"),
     }
     line("epoch", explanation.epoch.as_deref().unwrap_or("unknown"));
+    if !explanation.followed {
+        line("routing", "not by the configuration: it goes to the ClusterIP Service, or to any node");
+    }
     for part in &explanation.parts {
         let points = part.points.map(|points| format!(", {points} points")).unwrap_or_default();
-        line("goes to", &format!("{}{points}{}", part.node, rpcs(part.internal_rpcs)));
+        line(
+            if explanation.followed { "goes to" } else { "would go to" },
+            &format!("{}{points}{}", part.node, rpcs(part.internal_rpcs)),
+        );
     }
     if !explanation.candidates.is_empty() {
         let _ = writeln!(out, "\nwhole, to one node:");

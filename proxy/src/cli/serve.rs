@@ -19,11 +19,13 @@ use tokio::net::TcpListener;
 
 mod log;
 mod reload;
+mod telemetry;
 mod tls;
 
 use self::{
     log::{Log, LogFormat},
     reload::Reload,
+    telemetry::TelemetryKeys,
 };
 use super::{CliError, Invocation, connect::Connect};
 use crate::{
@@ -254,6 +256,9 @@ pub struct Serve {
         hide_possible_values = true
     )]
     log_format: LogFormat,
+
+    #[command(flatten)]
+    telemetry: TelemetryKeys,
 }
 
 // === impl Serve ===
@@ -272,6 +277,7 @@ impl Serve {
         let listeners = self.listen().await?;
         let proxy = Proxy::new(router.clone());
         proxy.speak_tls(self.tls()?);
+        self.telemetry.apply(&proxy.telemetry).await?;
         let workers = self.workers();
         let shutdown = Shutdown { delay: self.shutdown_delay, drain_timeout: self.drain_timeout };
         let reload = Reload { invocation, watch, proxy: proxy.clone(), log, current: self };

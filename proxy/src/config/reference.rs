@@ -120,6 +120,9 @@ fn single(setting: &Setting) -> Value {
         return json!({ "enum": choices });
     }
     match setting.value_name() {
+        "off|all|1/N" => json!({ "type": "string", "pattern": "^(off|all|1/[0-9]+)$" }),
+        names if names.contains('|') => json!({ "enum": names.split('|').collect::<Vec<_>>() }),
+        "SHARE" => json!({ "type": "number", "minimum": 0, "maximum": 1 }),
         "PORT" => json!({ "type": "integer", "minimum": 1, "maximum": 65535 }),
         "DURATION" => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" }),
         "BYTES" => json!({
@@ -132,6 +135,7 @@ fn single(setting: &Setting) -> Value {
 fn typed(setting: &Setting, value: &str) -> Value {
     match (setting.kind(), setting.value_name()) {
         (Kind::Switch, _) => (value == "true").into(),
+        (Kind::Single, "SHARE") => value.parse::<f64>().map_or(Value::Null, Value::from),
         (Kind::Single, "PORT") => value.parse::<u16>().map_or(Value::Null, Value::from),
         _ => value.into(),
     }

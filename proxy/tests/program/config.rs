@@ -54,6 +54,13 @@ fn a_mistake_in_the_file_is_one_line_with_its_place_value_and_fix() {
         ("topology_interval: 400h\n", ":1: topology_interval: 400h: give a duration from 100ms to 1h"),
         ("body_limit: 1\n", ":1: body_limit: 1: give from 1024 to 1073741824 bytes"),
         ("log: inof\n", ":1: log: inof: use off, error, warn, info"),
+        ("routing: on\n", ":1: routing: on: use `off`, `observe`, `reads` or `all`"),
+        (
+            "access_log: 1%\n",
+            ":1: access_log: 1%: use `off`, `all`, or a share of the requests such as `1/100`",
+        ),
+        ("otlp_endpoint: 'https://c:4317'\n", ":1: otlp_endpoint: https://c:4317: not http://HOST:PORT"),
+        ("trace_sample: 10%\n", ":1: trace_sample: 10%: a share is a number from 0 to 1"),
         ("log_format: xml\n", ":1: log_format: xml: use one of: text, json"),
         ("headless: q\n  node: a\n", ": not YAML: "),
         ("headless: \"q\n", ": not YAML: "),

@@ -1,5 +1,6 @@
 //! The program as its users start it.
 
+mod access;
 mod bench;
 mod config;
 mod docs;
@@ -8,3 +9,4 @@ mod program;
 mod reload;
 mod serve;
 mod tls;
+mod trace;

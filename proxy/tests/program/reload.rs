@@ -166,3 +166,23 @@ async fn a_router_that_knows_nothing_is_replaced_at_once() {
     .await;
     end(program).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routing_is_switched_on_under_open_connections() {
+    let cluster = Cluster::builder().nodes(1).start().await.expect("a cluster");
+    let ip = cluster.block().proxy();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("router.yaml");
+    let service = cluster.balancer().ip();
+    let places = format!("node: {}\nfallback: {service}\n", cluster.node(0).ip());
+    fs::write(&file, format!("{places}routing: off\n")).expect("written");
+    let program = Program::serve(ip, &["--config", text(&file)]);
+    ready(ip).await;
+    let mut connection = Connection::open(ip).await;
+    assert_eq!(connection.answering_node().await, service.to_string());
+    fs::write(&file, format!("{places}routing: all\n")).expect("written");
+    program.signal("HUP");
+    eventually("the node is asked itself", async || connection.answering_node().await != service.to_string())
+        .await;
+    end(program).await;
+}

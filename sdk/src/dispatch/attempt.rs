@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use smallvec::SmallVec;
 use tokio::time::Sleep;
 
+use super::observer::{AttemptOutcome, Observed};
 use crate::{
     balance::{Balance, InFlight},
     route::Plan,
@@ -39,6 +40,7 @@ pub(super) struct Attempt {
     /// A body that streams from the client ends with the client.
     is_repeatable: bool,
     is_read: bool,
+    observed: Observed,
 }
 
 /// A response, and the guard that counts its request as in flight.
@@ -53,23 +55,24 @@ impl Attempt {
         balance: &Arc<Balance>,
         is_repeatable: bool,
         is_read: bool,
+        observed: Observed,
     ) -> Self {
         let in_flight = balance.start(plan.address);
         let hung: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(in_flight.hung());
-        Self {
-            plan,
-            exchange: Some(exchange),
-            in_flight: Some(in_flight),
-            hung: Some(hung),
-            is_repeatable,
-            is_read,
-        }
+        let (exchange, in_flight, hung) = (Some(exchange), Some(in_flight), Some(hung));
+        Self { plan, exchange, in_flight, hung, is_repeatable, is_read, observed }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answered, SendError>> {
         let Some(exchange) = &mut self.exchange else { return Poll::Pending };
         let outcome = ready!(Pin::new(exchange).poll(cx));
         self.exchange = None;
+        self.observed.end(match &outcome {
+            Ok(response) => {
+                AttemptOutcome::Answered { status: response.status(), headers: response.headers() }
+            }
+            Err(error) => AttemptOutcome::Failed { reason: &error.reason },
+        });
         let Some(in_flight) = self.in_flight.take() else { return Poll::Pending };
         in_flight.heard();
         Poll::Ready(outcome.map(|response| (response, in_flight)))

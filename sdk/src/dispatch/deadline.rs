@@ -12,15 +12,17 @@ pub(crate) fn deadline(headers: &HeaderMap) -> Option<Instant> {
     Instant::now().checked_add(parse(headers.get(GRPC_TIMEOUT)?.to_str().ok()?)?)
 }
 
-/// What is left of the time, as a node is told.
-pub(super) fn left(deadline: Instant) -> Option<HeaderValue> {
+/// Tells the node how much of the time is left.
+pub(super) fn shrink(headers: &mut HeaderMap, deadline: Instant) {
     // At most eight digits; in microseconds that is a minute and a half.
     let left = deadline.saturating_duration_since(Instant::now());
     let (number, unit) = match left.as_micros() {
         micros if micros < 100_000_000 => (micros, 'u'),
         micros => ((micros / 1000).min(99_999_999), 'm'),
     };
-    HeaderValue::from_str(&format!("{number}{unit}")).ok()
+    if let Ok(value) = HeaderValue::from_str(&format!("{number}{unit}")) {
+        headers.insert(GRPC_TIMEOUT, value);
+    }
 }
 
 /// One to eight digits and a unit.
@@ -73,9 +75,12 @@ mod tests {
         headers.insert(GRPC_TIMEOUT, HeaderValue::from_static("5S"));
         let deadline = deadline(&headers).expect("a deadline");
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(left(deadline).expect("a value"), "3000000u");
+        shrink(&mut headers, deadline);
+        assert_eq!(headers[GRPC_TIMEOUT], "3000000u");
         tokio::time::advance(Duration::from_secs(9)).await;
-        assert_eq!(left(deadline).expect("a value"), "0u");
-        assert_eq!(left(Instant::now() + Duration::from_secs(3600)).expect("a value"), "3600000m");
+        shrink(&mut headers, deadline);
+        assert_eq!(headers[GRPC_TIMEOUT], "0u");
+        shrink(&mut headers, Instant::now() + Duration::from_secs(3600));
+        assert_eq!(headers[GRPC_TIMEOUT], "3600000m");
     }
 }

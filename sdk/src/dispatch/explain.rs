@@ -23,6 +23,7 @@ impl Dispatcher {
             parts: Vec::new(),
             internal_rpcs: None,
             candidates: Vec::new(),
+            followed: true,
         };
         let change = self.topology.change();
         let conditions = Now::of(self, &change, topology, job.class, named);

@@ -7,7 +7,8 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use http::Request;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 use super::attempt::drain;
@@ -15,7 +16,7 @@ use crate::{
     balance::Balance,
     request::{Body, Protocol},
     topology::{Address, Observer, TopologyHandle},
-    transport::Transport,
+    transport::{Outgoing, Transport},
 };
 
 /// How often nodes are looked at.
@@ -84,9 +85,9 @@ async fn look(balance: &Balance, transport: &Transport, topology: &TopologyHandl
 /// Asks what costs the node nothing, and tells whether it has answered, however it did. A refused or broken
 /// connection is a sign too, and found by those whose connection it is.
 async fn answer(transport: &Transport, address: Address) -> bool {
-    let Ok(request) = Request::get("/healthz").body(()) else { return false };
-    let (head, body) = (request.into_parts().0, Body::Full(bytes::Bytes::new()));
-    let Ok(exchange) = transport.send(address, Protocol::Rest, &head, body, None) else { return false };
+    let (uri, headers, body) = (Uri::from_static("/healthz"), HeaderMap::new(), Body::Full(Bytes::new()));
+    let head = Outgoing { method: &Method::GET, uri: &uri, headers: &headers };
+    let Ok(exchange) = transport.send(address, Protocol::Rest, head, body) else { return false };
     let Ok(response) = exchange.await else { return false };
     drain(response.into_body()).await;
     true

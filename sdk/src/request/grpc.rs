@@ -149,8 +149,9 @@ const METHODS: &[Method] = &[
 pub(super) fn call(path: &str) -> Call {
     match METHODS.iter().find(|method| method.path == path) {
         Some(method) => {
-            let Method { class, repeat, .. } = *method;
-            Call { class, repeat, layout: Layout::Grpc(method), ..Call::unknown(Protocol::Grpc) }
+            let Method { path: operation, class, repeat, .. } = *method;
+            let layout = Layout::Grpc(method);
+            Call { class, repeat, operation, layout, ..Call::unknown(Protocol::Grpc) }
         }
         None => Call::unknown(Protocol::Grpc),
     }

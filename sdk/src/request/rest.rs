@@ -162,11 +162,12 @@ pub(super) fn call(method: &Method, uri: &Uri) -> Call {
     }
     let alike = INDEX.get(segments.len()).map(Vec::as_slice).unwrap_or_default();
     let found = alike.iter().find(|(parts, route)| route.0 == verb && is_match(parts, &segments));
-    let Some((pattern, (_, _, class, repeat, layout))) = found else { return unknown };
+    let Some((pattern, (_, operation, class, repeat, layout))) = found else { return unknown };
     let (class, repeat, layout) = (*class, *repeat, *layout);
     let mut call = Call {
         class,
         repeat,
+        operation,
         layout: Layout::Rest(layout),
         ordering: if class == Write { ordering(uri.query()) } else { WriteOrdering::Weak },
         ..unknown.clone()
@@ -260,7 +261,7 @@ mod tests {
                 uri = uri.replace(part, "17");
             }
             let call = of(&method, &uri);
-            assert_eq!(call.class, class, "{path}");
+            assert_eq!((call.class, call.operation), (class, path));
             assert_eq!(call.collection.is_some(), path.contains("{c}"), "{path}");
             assert!(call.collection.is_none_or(|name| name == "my books"), "{path}");
         }

@@ -38,6 +38,8 @@ pub struct Explanation {
     pub internal_rpcs: Option<u32>,
     /// Every node that the request could go to whole, and what that would cost; cheapest first.
     pub candidates: Vec<Candidate>,
+    /// Whether the request is sent where this says; not where [`Routing`](super::Routing) leaves it unrouted.
+    pub followed: bool,
 }
 
 /// A request that the router would send.
@@ -72,6 +74,24 @@ pub struct Candidate {
 // === impl Explanation ===
 
 impl Explanation {
+    /// The internal RPCs that Qdrant would need if `peer` coordinated the whole request; where the peer is not
+    /// known, the mean over the nodes that could be used. `None` where that cannot be told.
+    #[must_use]
+    pub fn rpcs_at(&self, peer: Option<PeerId>) -> Option<f64> {
+        let rpcs = |candidate: &Candidate| f64::from(candidate.internal_rpcs);
+        if let Some(peer) = peer {
+            return self.candidates.iter().find(|candidate| candidate.peer_id == peer).map(rpcs);
+        }
+        let usable = || self.candidates.iter().filter(|candidate| candidate.usable);
+        let count = u32::try_from(usable().count()).ok().filter(|&count| count > 0)?;
+        Some(usable().map(rpcs).sum::<f64>() / f64::from(count))
+    }
+
+    /// The nodes it would go to, with commas between.
+    pub(crate) fn nodes(&self) -> String {
+        self.parts.iter().map(|part| &*part.node).collect::<Vec<_>>().join(",")
+    }
+
     /// Takes over where the requests would go.
     pub(crate) fn go(&mut self, reason: Reason, plans: &[(Plan, Option<usize>)], topology: &Topology) {
         self.reason = Some(reason);

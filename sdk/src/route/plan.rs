@@ -25,6 +25,8 @@ pub enum Target<'a> {
     Local(&'a Local),
     /// Everything else, by its class.
     Class(Class),
+    /// Whatever it is, it is not routed.
+    Unrouted,
 }
 
 /// Which node a node-local request means.
@@ -87,6 +89,12 @@ pub fn plan(
     if let Target::Local(&Local::Node(address, reason)) = target {
         return the_one(address, reason, topology, tried);
     }
+    if let Target::Unrouted = target
+        && let Some(plan) =
+            service(topology, |address| conditions.is_usable(address), conditions, tried, dice)
+    {
+        return Some(Plan { reason: Reason::NotRouted, ..plan });
+    }
     let Some(mut field) = Field::of(topology, conditions, tried, dice) else {
         return last_resort(topology, conditions, tried, dice);
     };
@@ -109,6 +117,7 @@ pub fn plan(
         }
         Target::Class(Class::Unknown) => field.any(Reason::UnknownOperation),
         Target::Class(_) => field.any(Reason::AnyNode),
+        Target::Unrouted => field.any(Reason::NotRouted),
     };
     Some(plan)
 }
@@ -231,6 +240,21 @@ fn the_one(address: Address, reason: Reason, topology: &Topology, tried: &[Addre
     again.then_some(Plan { address, peer, reason, expected_rpcs: None, can_hedge: false })
 }
 
+/// The ClusterIP Service, at one of its addresses that `is_wanted`.
+fn service(
+    topology: &Topology,
+    is_wanted: impl Fn(Address) -> bool,
+    conditions: &impl Conditions,
+    tried: &[Address],
+    dice: u64,
+) -> Option<Plan> {
+    let left = topology.fallback().iter().copied().filter(|&at| !tried.contains(&at) && is_wanted(at));
+    let left: SmallVec<[Address; 2]> = left.collect();
+    let at = two_choices(left.len(), dice, |at| conditions.load(left[at]))?;
+    let reason = Reason::Fallback;
+    Some(Plan { address: left[at], peer: None, reason, expected_rpcs: None, can_hedge: false })
+}
+
 /// With no identified node left: the ClusterIP Service, then whatever answers.
 fn last_resort(
     topology: &Topology,
@@ -238,16 +262,8 @@ fn last_resort(
     tried: &[Address],
     dice: u64,
 ) -> Option<Plan> {
-    let left = |address: &&Address| !tried.contains(address);
-    let fallback: SmallVec<[&Address; 2]> = topology.fallback().iter().filter(left).collect();
-    if let Some(at) = two_choices(fallback.len(), dice, |at| conditions.load(*fallback[at])) {
-        return Some(Plan {
-            address: *fallback[at],
-            peer: None,
-            reason: Reason::Fallback,
-            expected_rpcs: None,
-            can_hedge: false,
-        });
+    if let Some(plan) = service(topology, |_| true, conditions, tried, dice) {
+        return Some(plan);
     }
     let anonymous: SmallVec<[&Node; 8]> = topology
         .nodes()

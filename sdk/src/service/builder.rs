@@ -14,6 +14,7 @@ use crate::{
         Sources,
     },
     dispatch::{Dispatcher, RetryWrites, budget, watch},
+    route::Routing,
     task::AbortOnDrop,
     topology::{HttpApi, Settings, TopologyHandle},
     transport::Transport,
@@ -46,6 +47,7 @@ pub struct RouterBuilder {
     tls: Option<TlsOptions>,
     settings: Settings,
     body_limit: usize,
+    routing: Routing,
     direct_point_reads: bool,
     retry_writes: RetryWrites,
     max_requests: usize,
@@ -99,6 +101,7 @@ impl RouterBuilder {
             tls: None,
             settings: Settings::default(),
             body_limit: DEFAULT_BODY_LIMIT,
+            routing: Routing::default(),
             direct_point_reads: false,
             retry_writes: RetryWrites::default(),
             max_requests: DEFAULT_MAX_REQUESTS,
@@ -182,6 +185,15 @@ impl RouterBuilder {
     /// stream to the node that their path tells. Default: 32 MiB, Qdrant's own limit for JSON.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.body_limit = bytes;
+        self
+    }
+
+    /// Which requests are routed. Default: [`Routing::All`].
+    ///
+    /// With [`Routing::Observe`], every answer carries where its request would have gone, in
+    /// [`Routed::observed`](crate::Routed::observed).
+    pub fn routing(mut self, routing: Routing) -> Self {
+        self.routing = routing;
         self
     }
 
@@ -283,6 +295,7 @@ impl RouterBuilder {
             dispatcher,
             admission: Arc::new(Admission::new(self.max_requests, self.max_held_bytes)),
             body_limit: self.body_limit,
+            routing: self.routing,
             retry_writes: self.retry_writes,
             watch: Arc::new(watch),
             _janitor: janitor,

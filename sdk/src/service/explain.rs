@@ -8,11 +8,11 @@ use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Router, placement::NodePin};
+use super::{Inner, Router, placement::NodePin};
 use crate::{
-    dispatch::Job,
+    dispatch::{Job, Placement},
     request::{Call, MessageError, Protocol, grpc},
-    route::Explanation,
+    route::{Explanation, Way},
 };
 
 /// A request written down: `{"method": "PUT", "path": "/collections/books/points", "body": {…}}`, or
@@ -104,7 +104,8 @@ impl Question {
 
 impl Router {
     /// Tells where a request would go, and why. Nothing is sent, but for the router's own questions
-    /// about a collection that it does not know yet.
+    /// about a collection that it does not know yet. What [`RouterBuilder::routing`](crate::RouterBuilder::routing)
+    /// leaves unrouted is explained as if it were not; [`Explanation::followed`] says so.
     ///
     /// # Errors
     ///
@@ -129,7 +130,29 @@ impl Router {
             body: prepared.body,
             plain: prepared.plain,
         };
-        Ok(self.0.dispatcher.explain(&call, &job))
+        let mut explanation = self.0.dispatcher.explain(&call, &job);
+        explanation.followed = self.0.follows(&call, &job);
+        Ok(explanation)
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Whether a request goes where it is found to belong.
+    fn follows(&self, call: &Call, job: &Job) -> bool {
+        let is_addressed = matches!(job.placement, Placement::Local(_) | Placement::AllNodes);
+        is_addressed || self.routing.way(call.class) == Way::Routed
+    }
+
+    /// Where a request would go that is only observed. From here on it is not routed.
+    pub(super) fn observe(&self, call: &Call, job: &mut Job) -> Option<Box<Explanation>> {
+        if self.follows(call, job) || matches!(job.placement, Placement::Unrouted) {
+            return None;
+        }
+        let explanation = Explanation { followed: false, ..self.dispatcher.explain(call, job) };
+        job.placement = Placement::Unrouted;
+        Some(Box::new(explanation))
     }
 }
 

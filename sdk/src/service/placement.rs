@@ -11,7 +11,7 @@ use super::{Admitted, Inner};
 use crate::{
     dispatch::{Credentials, Failure, Placement},
     request::{Affinity, Body, BoxError, Call, Class, Collected, Depth, Intent, collect, plain},
-    route::{Local, Reason, depth},
+    route::{Local, Reason, Way, depth},
     topology::{Lookup, Node, PeerId, Topology, Version},
 };
 
@@ -77,20 +77,24 @@ impl Inner {
         B::Error: Into<BoxError>,
     {
         let may_ask = admitted.is_some();
+        let way = self.routing.way(call.class);
+        let is_blind = may_ask && pin.is_none() && way == Way::Unrouted;
         let found = self.dispatcher.topology.found().await;
         let Seen { body, bytes, is_whole } =
             self.read(call, body, admitted).await.map_err(|error| Failure::ClientGone(error.to_string()))?;
-        let plain = match is_whole {
+        let plain = match is_whole && !is_blind {
             true => plain(call.protocol, headers, &bytes, self.body_limit),
             false => None,
         };
-        let looked_at = plain.as_ref().unwrap_or(&bytes);
+        let looked_at = if is_blind { &Bytes::new() } else { plain.as_ref().unwrap_or(&bytes) };
         let collection = call.collection(looked_at).map(Arc::from);
         let (placement, snapshot) = match pin {
             Some(pin) => (pinned(call, pin, &found)?, found),
+            None if is_blind => (Placement::Unrouted, found),
             None if call.is_on_points() => {
+                let is_explained = !may_ask || way == Way::Observed;
                 let (mut placement, snapshot) =
-                    self.place(call, collection.as_deref(), plain.as_ref(), &bytes, !may_ask).await;
+                    self.place(call, collection.as_deref(), plain.as_ref(), &bytes, is_explained).await;
                 if let Placement::Points(_, intent) = &mut placement
                     && snapshot.is_at_least(Version::ROUTE_AFFINITY)
                 {

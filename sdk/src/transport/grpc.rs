@@ -20,13 +20,14 @@ use h2::{
     client::{Builder, SendRequest},
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header,
-    request::Parts,
+    HeaderMap, HeaderValue, Request, Response, Uri, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::{Body as HttpBody, Frame};
 
-use super::{BrokenAnswer, SendError, Sent, is_of_one_connection, strip_connection_headers, wire::Named};
+use super::{
+    BrokenAnswer, Outgoing, SendError, Sent, is_of_one_connection, strip_connection_headers, wire::Named,
+};
 use crate::{connect::Dialer, request::Body, topology::chain};
 
 /// A quiet connection is asked whether it still lives this often,
@@ -69,7 +70,7 @@ struct State {
 }
 
 /// A request as it goes out.
-pub(super) struct Outgoing {
+pub(super) struct Call {
     head: Request<()>,
     body: Body,
 }
@@ -105,14 +106,8 @@ impl Pool {
         Self { dialer, authority, connections: Mutex::default(), dialing: tokio::sync::Mutex::default() }
     }
 
-    /// The request of `head` with `body`, as it goes out to this node. `timeout` takes the place of the client's
-    /// `grpc-timeout`.
-    pub(super) fn outgoing(
-        &self,
-        head: &Parts,
-        body: Body,
-        timeout: Option<HeaderValue>,
-    ) -> Result<Outgoing, SendError> {
+    /// The request of `head` with `body`, as it goes out to this node.
+    pub(super) fn outgoing(&self, head: Outgoing<'_>, body: Body) -> Result<Call, SendError> {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(if self.dialer.is_encrypted() { Scheme::HTTPS } else { Scheme::HTTP });
         uri.authority.clone_from(&self.authority);
@@ -121,19 +116,13 @@ impl Pool {
         let mut request = Request::new(());
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = Uri::from_parts(uri).map_err(|error| SendError::not_sent(error.to_string()))?;
-        *request.headers_mut() = headers(&head.headers);
-        if let Some(timeout) = timeout {
-            request.headers_mut().insert(GRPC_TIMEOUT, timeout);
-        }
-        Ok(Outgoing { head: request, body })
+        *request.headers_mut() = headers(head.headers);
+        Ok(Call { head: request, body })
     }
 
     /// Sends the request and waits for the head of its answer.
-    pub(super) async fn exchange(
-        self: Arc<Self>,
-        request: Outgoing,
-    ) -> Result<Response<GrpcBody>, SendError> {
-        let Outgoing { head, body } = request;
+    pub(super) async fn exchange(self: Arc<Self>, call: Call) -> Result<Response<GrpcBody>, SendError> {
+        let Call { head, body } = call;
         let (mut sender, under_way) = self.connection().await?;
         let is_bodiless = body.is_end_stream();
         let (mut answer, mut stream) =
@@ -240,8 +229,6 @@ async fn silence(pings: Option<PingPong>) {
         }
     }
 }
-
-const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The headers that go out: those that concern one connection only stay behind.
 fn headers(given: &HeaderMap) -> HeaderMap {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Method, Response, StatusCode, request::Parts};
+use http::{Method, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    BrokenAnswer, SendError, Sent, strip_connection_headers,
+    BrokenAnswer, Outgoing, SendError, Sent, strip_connection_headers,
     wire::{self, Framing, Head, Length, Piece, chunk_head, take_head, write_head},
 };
 use crate::{
@@ -63,7 +63,7 @@ struct Connection {
 }
 
 /// A request as it goes out.
-pub(super) struct Outgoing {
+pub(super) struct Request {
     is_head: bool,
     /// What is written next, in this order.
     head: Bytes,
@@ -95,27 +95,27 @@ impl Pool {
     }
 
     /// The request of `head` with `body`, as it goes out to this node.
-    pub(super) fn outgoing(&self, head: &Parts, body: Body) -> Outgoing {
+    pub(super) fn outgoing(&self, head: Outgoing<'_>, body: Body) -> Request {
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         let length = match &body {
             Body::Full(bytes) => Length::Known(bytes.len() as u64),
             Body::Stream(stream) => stream.size_hint().exact().map_or(Length::Unknown, Length::Known),
         };
-        let lines = write_head(&head.method, target, &self.authority, &head.headers, length);
+        let lines = write_head(head.method, target, &self.authority, head.headers, length);
         let is_chunked = length == Length::Unknown;
         // A body in memory is written together with the head.
         let (data, body) = match body {
             Body::Full(bytes) => (bytes, None),
             stream @ Body::Stream(_) => (Bytes::new(), Some(stream)),
         };
-        let is_head = head.method == Method::HEAD;
-        Outgoing { is_head, head: lines, data, tail: &[], body, is_chunked, is_begun: false }
+        let is_head = *head.method == Method::HEAD;
+        Request { is_head, head: lines, data, tail: &[], body, is_chunked, is_begun: false }
     }
 
     /// Sends the request and waits for the head of its answer.
     pub(super) async fn exchange(
         self: Arc<Self>,
-        mut request: Outgoing,
+        mut request: Request,
     ) -> Result<Response<RestBody>, SendError> {
         loop {
             let (mut connection, is_fresh) = match self.take() {
@@ -193,7 +193,7 @@ impl Connection {
 
     /// Writes the request, and reads until the head of an answer is there. An answer that comes before the request has
     /// gone out ends the writing: the node has made up its mind.
-    fn poll_exchange(&mut self, cx: &mut Context<'_>, request: &mut Outgoing) -> Poll<io::Result<Head>> {
+    fn poll_exchange(&mut self, cx: &mut Context<'_>, request: &mut Request) -> Poll<io::Result<Head>> {
         let mut failed = None;
         if !request.is_done() {
             match request.poll_write(cx, &mut self.stream) {
@@ -240,9 +240,9 @@ fn invalid(error: wire::Malformed) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-// === impl Outgoing ===
+// === impl Request ===
 
-impl Outgoing {
+impl Request {
     fn is_done(&self) -> bool {
         self.head.is_empty() && self.data.is_empty() && self.tail.is_empty() && self.body.is_none()
     }

@@ -17,6 +17,7 @@ mod limits;
 mod load;
 mod placement;
 mod python;
+mod routing;
 mod snapshots;
 mod splits;
 mod tls;

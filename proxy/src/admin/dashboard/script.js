@@ -307,6 +307,7 @@ const reasons = {
   no_replica: "Any node: none that can be used holds a replica",
   unidentified_node: "An address that does not say who it is, because no peer is known",
   fallback: "The ClusterIP Service, because no node can be used",
+  not_routed: "The ClusterIP Service, or any node without one: the configuration leaves such requests unrouted",
   none: "There was nobody to send it to",
 };
 const doubtful = new Set(["unknown_operation", "unknown_collection", "unknown_shard_key", "not_understood", "no_replica", "unidentified_node", "fallback"]);

@@ -7,6 +7,8 @@ use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
+use crate::telemetry::TARGET;
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
@@ -27,7 +29,7 @@ pub(super) struct Log {
 impl Log {
     /// Starts to log. To be called once.
     pub(super) fn start(filter: &str, format: LogFormat) -> Self {
-        let (layer, filter) = reload::Layer::new(EnvFilter::new(filter));
+        let (layer, filter) = reload::Layer::new(parse(filter));
         let lines = fmt::layer().with_writer(io::stderr);
         let lines = match format {
             LogFormat::Text => lines.boxed(),
@@ -39,8 +41,13 @@ impl Log {
 
     /// Changes what is logged from now on.
     pub(super) fn set(&self, filter: &str) {
-        if let Err(error) = self.filter.reload(EnvFilter::new(filter)) {
+        if let Err(error) = self.filter.reload(parse(filter)) {
             tracing::error!(%error, "the filter of the log did not change");
         }
     }
+}
+
+/// The filter that `text` describes. Lines of the access log have a key of their own, and always pass.
+fn parse(text: &str) -> EnvFilter {
+    EnvFilter::new(format!("{text},{TARGET}=info"))
 }

@@ -52,7 +52,7 @@ impl Reload {
                 }
                 () = is_due(candidate.as_ref(), &current) => {
                     if let Some(candidate) = candidate.take() {
-                        self.adopt(candidate);
+                        self.adopt(candidate).await;
                     }
                 }
             }
@@ -73,7 +73,7 @@ impl Reload {
         Ok(Candidate { serve, router, tls })
     }
 
-    fn adopt(&mut self, candidate: Candidate) {
+    async fn adopt(&mut self, candidate: Candidate) {
         let Candidate { serve, router, tls } = candidate;
         let fixed: Vec<&str> = self
             .current
@@ -87,6 +87,9 @@ impl Reload {
             tracing::warn!(keys = fixed.join(", "), "these keys change at a restart only");
         }
         self.log.set(&serve.log);
+        if let Err(error) = serve.telemetry.apply(&self.proxy.telemetry).await {
+            tracing::error!("traces stay as they were: {error}");
+        }
         self.proxy.speak_tls(tls);
         self.proxy.replace(router);
         self.current = serve;

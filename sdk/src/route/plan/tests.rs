@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use smallvec::smallvec;
 
@@ -306,6 +306,25 @@ fn with_no_usable_node_the_service_decides_and_without_one_any_node_is_better_th
     assert_eq!(place(&topology().with_fallback(service)), Some(Reason::Fallback));
     assert_eq!(place(&topology()), Some(Reason::AnyNode));
     assert_eq!(place(&Topology::default()), None);
+}
+
+#[test]
+fn what_is_not_routed_goes_to_the_service_and_to_any_node_where_that_does_not_answer() {
+    let service = address(9);
+    let with_service = topology().with_fallback(service);
+    let place = |topology: &Topology, weather: &Weather, tried: &[Address]| {
+        let plans = (0..64).map(|throw| plan(Target::Unrouted, topology, weather, tried, mix(throw)));
+        let places = plans.flatten().map(|plan| (plan.peer, plan.reason));
+        places.collect::<HashSet<_>>()
+    };
+    let any = || HashSet::from([1, 2, 3].map(|peer| (Some(peer), Reason::NotRouted)));
+    let storm = |down: &[PeerId]| Weather { down: down.to_vec(), ..calm() };
+    assert_eq!(place(&with_service, &calm(), &[]), HashSet::from([(None, Reason::NotRouted)]));
+    assert_eq!(place(&topology(), &calm(), &[]), any());
+    assert_eq!(place(&with_service, &calm(), &[service]), any(), "it did not answer");
+    assert_eq!(place(&with_service, &storm(&[9]), &[]), any(), "it cannot be reached");
+    let nobody = storm(&[1, 2, 3, 9]);
+    assert_eq!(place(&with_service, &nobody, &[]), HashSet::from([(None, Reason::Fallback)]));
 }
 
 #[test]
