@@ -232,6 +232,8 @@ fn strip_request_headers(headers: &mut HeaderMap, protocol: Protocol) {
     headers.remove(header::HOST);
     headers.remove(header::EXPECT);
     headers.remove(header::TE);
+    // Trailers do not go on.
+    headers.remove(header::TRAILER);
     if protocol == Protocol::Grpc {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -267,6 +269,7 @@ mod tests {
             ("te", "trailers, deflate"),
             ("host", "router"),
             ("expect", "100-continue"),
+            ("trailer", "x-sum"),
             ("api-key", "secret"),
             ("x-request-id", "7"),
         ] {

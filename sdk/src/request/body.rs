@@ -63,7 +63,11 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Stream(stream) => Pin::new(stream).poll_frame(cx),
+            // Trailers of a request have no meaning to Qdrant, whose REST server takes them for a broken body.
+            Self::Stream(stream) => Poll::Ready(
+                ready!(Pin::new(stream).poll_frame(cx))
+                    .filter(|frame| !frame.as_ref().is_ok_and(Frame::is_trailers)),
+            ),
         }
     }
 
@@ -212,6 +216,18 @@ mod tests {
             }
             Collected::Whole(_) => panic!("it does not fit"),
         }
+    }
+
+    #[tokio::test]
+    async fn trailers_of_a_streamed_body_stay_behind() {
+        let trailers = Frame::trailers(http::HeaderMap::from_iter([(
+            http::header::HOST,
+            "q".parse().expect("a value"),
+        )]));
+        let frames = [Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"ab"))), Ok(trailers)];
+        let body = Body::stream(StreamBody::new(stream::iter(frames))).collect().await.expect("a body");
+        assert_eq!(body.trailers(), None);
+        assert_eq!(body.to_bytes(), "ab");
     }
 
     #[tokio::test]
