@@ -1,0 +1,17 @@
+//! What strangers send on the wire: it is refused, or forwarded in one unambiguous form, and harms nobody
+//! else.
+//!
+//! `QDRANT_ROUTER_HOSTILE` says how many generated requests are sent, and `QDRANT_ROUTER_SEED` which.
+
+mod ambiguity;
+mod attack;
+mod frames;
+mod generated;
+mod marker;
+mod process;
+#[path = "../program/program.rs"]
+#[allow(dead_code, reason = "the suite `program` needs more of it")]
+mod program;
+mod spy;
+mod strict;
+mod wire;
