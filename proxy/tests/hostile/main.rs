@@ -5,6 +5,7 @@
 
 mod ambiguity;
 mod attack;
+mod cancelled;
 mod frames;
 mod generated;
 mod marker;
