@@ -59,7 +59,7 @@ pub(crate) async fn attack(ports: [SocketAddr; 2], generator: Generator, request
 }
 
 /// One connection. Its client may go away without reading.
-async fn feed(port: SocketAddr, case: &Case, reads: bool) {
+pub(crate) async fn feed(port: SocketAddr, case: &Case, reads: bool) {
     let Ok(tcp) = TcpStream::connect(port).await else { return };
     let (mut from, mut to) = tcp.into_split();
     let write = tokio::time::timeout(4 * PATIENCE, to.write_all(&case.bytes));

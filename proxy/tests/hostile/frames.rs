@@ -313,6 +313,25 @@ impl Generator {
         talk.end(true)
     }
 
+    /// Streams that are wrong in every way that fields can be, each with this secret in it; not in `TE`, which
+    /// no secret belongs in, and whose wrong values `h2` logs.
+    pub(crate) fn odd_fields_with(&mut self, secret: &str) -> Vec<Case> {
+        let mut cases = Vec::new();
+        for (name, value) in ODD_FIELDS.into_iter().filter(|(name, _)| *name != b"te") {
+            let mut talk = Talk::begun();
+            let marker = self.mark(Kind::Whole);
+            let mut block = request(b"POST", &self.target(marker), marker);
+            block.extend(fields(&[
+                (b"api-key", secret.as_bytes()),
+                (name, &[value, secret.as_bytes()].concat()),
+            ]));
+            let stream = talk.open(END_HEADERS, &block);
+            talk.frame(DATA, END_STREAM, stream, secret.as_bytes());
+            cases.push(talk.end(true));
+        }
+        cases
+    }
+
     fn odd_pseudo_fields(&mut self) -> Case {
         let mut talk = Talk::begun();
         for _ in 0..ROW {

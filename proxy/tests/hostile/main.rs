@@ -11,8 +11,8 @@ mod generated;
 mod marker;
 mod process;
 #[path = "../program/program.rs"]
-#[allow(dead_code, reason = "the suite `program` needs more of it")]
 mod program;
+mod secrets;
 mod spy;
 mod strict;
 mod wire;

@@ -48,6 +48,8 @@ pub(crate) struct Seen {
     /// Requests that broke off, as their clients did.
     pub(crate) broken_off: u64,
     arrivals: HashMap<(usize, Marker), u32>,
+    /// Every request, where they are to be kept.
+    pub(crate) kept: Option<Vec<Request>>,
 }
 
 // === impl Spies ===
@@ -104,6 +106,9 @@ impl Spies {
             }
             self.seen().judge(node, &request);
             unread.clear();
+            if request.target.contains("/broken") {
+                return;
+            }
             if tcp.write_all(&answer(node, &request)).await.is_err() {
                 return;
             }
@@ -172,6 +177,9 @@ impl Seen {
 
     /// Holds a request that arrived against what was sent.
     fn judge(&mut self, node: usize, request: &Request) {
+        if let Some(kept) = &mut self.kept {
+            kept.push(request.clone());
+        }
         let shown = || format!("{request:?}").into_bytes();
         if request.headers.iter().any(|(name, _)| name == "x-injected") {
             self.mistake("an injected header", &shown());
@@ -220,6 +228,9 @@ fn answer(node: usize, request: &Request) -> Vec<u8> {
         "/aliases" => json!({ "aliases": [] }),
         "/collections/books" => json!({ "status": "green", "config": { "params": {} } }),
         "/collections/books/cluster" => placement(node),
+        target if target.contains("/refused") => {
+            return written(request, "401 Unauthorized", &json!("Must provide an API key"));
+        }
         target if is_own && target.starts_with("/collections/") => {
             return written(
                 request,

@@ -3,7 +3,7 @@
 //! It takes what RFC 9112 lets a sender write, and nothing that two receivers could read differently.
 
 /// A request as it came over the wire.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) target: String,
