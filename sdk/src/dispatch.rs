@@ -29,6 +29,7 @@ use crate::{
     transport::{SendError, Sent, Transport},
 };
 
+mod admission;
 mod attempt;
 mod deadline;
 mod direct;
@@ -42,11 +43,8 @@ mod reply;
 mod watch;
 
 pub use self::repeat::{RetryWrites, RetryWritesError};
-use self::{
-    attempt::{Attempt, Event, Race},
-    repeat::{Repeatable, asks_for_another, asks_for_pause},
-};
 pub(crate) use self::{
+    admission::{Admission, Admitted},
     deadline::deadline,
     direct::DirectAnswer,
     merge::{Reply, sum_usage},
@@ -55,6 +53,10 @@ pub(crate) use self::{
     refusal::{Failure, refuse},
     reply::ReplyBody,
     watch::watch,
+};
+use self::{
+    attempt::{Attempt, Event, Race},
+    repeat::{Repeatable, asks_for_another, asks_for_pause},
 };
 
 /// Attempts per request: every copy of a shard in a common cluster, and the Service.
@@ -113,6 +115,9 @@ pub(crate) struct Job {
     pub(crate) body: Body,
     /// The body as it is looked into, where it was read.
     pub(crate) plain: Option<Bytes>,
+    /// Counts it as under way as long as any of its attempts is; `None` where it is only explained, or asked
+    /// on behalf of one that counts.
+    pub(crate) admitted: Option<Arc<Admitted>>,
 }
 
 /// What is known of where a request belongs.
@@ -317,7 +322,7 @@ impl Dispatcher {
             deadline::shrink(request.headers_mut(), at);
         }
         let exchange = self.transport.send(plan.address, job.protocol, request)?;
-        Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable))
+        Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable, job.admitted.clone()))
     }
 
     /// How long a read is waited for before another node is asked too: a little longer than reads

@@ -15,8 +15,8 @@ use http_body::Body as HttpBody;
 use crate::{
     balance::Balance,
     dispatch::{
-        Answer, Credentials, DirectAnswer, Dispatcher, Failure, Gathered, Job, Merged, Placement, Reply,
-        RetryWrites, RetryWritesError, deadline, refuse,
+        Admission, Answer, Credentials, DirectAnswer, Dispatcher, Failure, Gathered, Job, Merged, Placement,
+        Reply, RetryWrites, RetryWritesError, deadline, refuse,
     },
     request::{BoxError, Call, Class, Protocol},
     route::{Plan, Reason},
@@ -24,13 +24,11 @@ use crate::{
     topology::{Address, Node, PeerId, Topology, TopologyHandle},
 };
 
-mod admission;
 mod builder;
 mod explain;
 mod placement;
 mod response;
 
-use self::admission::{Admission, Admitted};
 use self::placement::{NodePin, Prepared, known_nodes};
 pub use self::{
     builder::{BuildError, RouterBuilder, TlsOptions},
@@ -180,6 +178,7 @@ impl Router {
             }
         };
         let Prepared { placement, collection, snapshot, body, plain } = prepared;
+        let admitted = Arc::new(admitted);
         let mut job = Job {
             protocol,
             class: call.class,
@@ -192,6 +191,7 @@ impl Router {
             head,
             body,
             plain,
+            admitted: Some(admitted.clone()),
         };
         let dispatcher = &self.0.dispatcher;
         let mut response = if matches!(job.placement, Placement::AllNodes) {

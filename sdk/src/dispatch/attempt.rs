@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tokio::time::Sleep;
 
+use super::Admitted;
 use crate::{
     balance::{Balance, InFlight},
     route::Plan,
@@ -39,6 +40,7 @@ pub(super) struct Attempt {
     hung: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// A body that streams from the client ends with the client.
     is_repeatable: bool,
+    admitted: Option<Arc<Admitted>>,
 }
 
 /// A response, and the guard that counts its request as in flight.
@@ -47,10 +49,23 @@ pub(super) type Answered = (Response<Incoming>, InFlight);
 // === impl Attempt ===
 
 impl Attempt {
-    pub(super) fn new(plan: Plan, exchange: Exchange, balance: &Arc<Balance>, is_repeatable: bool) -> Self {
+    pub(super) fn new(
+        plan: Plan,
+        exchange: Exchange,
+        balance: &Arc<Balance>,
+        is_repeatable: bool,
+        admitted: Option<Arc<Admitted>>,
+    ) -> Self {
         let in_flight = balance.start(plan.address);
         let hung: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(in_flight.hung());
-        Self { plan, exchange: Some(exchange), in_flight: Some(in_flight), hung: Some(hung), is_repeatable }
+        Self {
+            plan,
+            exchange: Some(exchange),
+            in_flight: Some(in_flight),
+            hung: Some(hung),
+            is_repeatable,
+            admitted,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answered, SendError>> {
@@ -69,6 +84,8 @@ impl Drop for Attempt {
         if !self.is_repeatable {
             return;
         }
+        // It counts as under way to its end, so that clients who come and go are bounded like those who wait.
+        let admitted = self.admitted.take();
         // Outside of a runtime there is no connection left either.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
@@ -79,6 +96,7 @@ impl Drop for Attempt {
                     }
                 };
                 let _ = tokio::time::timeout(AFTERLIFE, rest).await;
+                drop(admitted);
             });
         }
     }

@@ -164,6 +164,7 @@ impl Job {
             head,
             body: Body::Full(Bytes::new()),
             plain: None,
+            admitted: None,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use http::HeaderValue;
 
-use super::{Inner, Router, admission::Admission};
+use super::{Inner, Router};
 use crate::{
     balance::Balance,
     connect::{Tls, TlsError},
@@ -16,7 +16,7 @@ use crate::{
         DnsResolver, GRPC_PORT, Host, HostError, Preset, PresetError, REST_PORT, Resolve, ResolverError,
         Sources,
     },
-    dispatch::{Dispatcher, RetryWrites, budget, watch},
+    dispatch::{Admission, Dispatcher, RetryWrites, budget, watch},
     task::AbortOnDrop,
     topology::{HttpApi, Settings, TopologyHandle},
     transport::Transport,

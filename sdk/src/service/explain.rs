@@ -128,6 +128,7 @@ impl Router {
             head,
             body: prepared.body,
             plain: prepared.plain,
+            admitted: None,
         };
         Ok(self.0.dispatcher.explain(&call, &job))
     }
