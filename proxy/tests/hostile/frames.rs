@@ -154,6 +154,21 @@ fn request(method: &[u8], path: &str, marker: Marker) -> Vec<u8> {
     ])
 }
 
+/// A client that has room for two gigabytes, or says so, and asks for `path`.
+pub(crate) fn greedy(path: &str) -> Vec<u8> {
+    let mut talk = Talk { bytes: PREFACE.to_vec(), ..Talk::default() };
+    talk.frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
+    talk.frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0, 0]);
+    let block = fields(&[
+        (b":method", b"GET"),
+        (b":scheme", b"http"),
+        (b":authority", b"q"),
+        (b":path", path.as_bytes()),
+    ]);
+    talk.open(END_HEADERS | END_STREAM, &block);
+    talk.bytes
+}
+
 impl Generator {
     /// Any case of HTTP/2.
     pub(crate) fn http2(&mut self) -> Case {

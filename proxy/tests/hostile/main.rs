@@ -9,6 +9,7 @@ mod cancelled;
 mod frames;
 mod generated;
 mod marker;
+mod pressure;
 mod process;
 #[path = "../program/program.rs"]
 mod program;

@@ -45,6 +45,8 @@ pub(crate) struct Seen {
     pub(crate) mistakes: Vec<String>,
     /// Marked requests that were forwarded.
     pub(crate) forwarded: u64,
+    /// Requests whose end had not come when they were looked at.
+    pub(crate) begun: usize,
     /// Requests that broke off, as their clients did.
     pub(crate) broken_off: u64,
     arrivals: HashMap<(usize, Marker), u32>,
@@ -87,6 +89,7 @@ impl Spies {
     async fn read_rest(self, node: usize, ip: IpAddr, mut tcp: TcpStream) {
         let host = SocketAddr::new(ip, testkit::REST_PORT).to_string();
         let mut unread = Vec::new();
+        let mut has_begun = false;
         let mut buffer = vec![0; 64 << 10];
         loop {
             match tcp.read(&mut buffer).await {
@@ -96,7 +99,10 @@ impl Spies {
             }
             let (request, used) = match strict::read(&unread, &host) {
                 Ok(Some(read)) => read,
-                Ok(None) => continue,
+                Ok(None) => {
+                    self.seen().begun += usize::from(!std::mem::replace(&mut has_begun, true));
+                    continue;
+                }
                 Err(mistake) => return self.seen().mistake(&mistake, &unread),
             };
             // Nothing comes before the answer: the router does not pipeline.
@@ -106,6 +112,7 @@ impl Spies {
             }
             self.seen().judge(node, &request);
             unread.clear();
+            has_begun = false;
             if request.target.contains("/broken") {
                 return;
             }

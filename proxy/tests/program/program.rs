@@ -56,6 +56,8 @@ impl Program {
     /// `serve` with these arguments.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut command = command("serve");
+        // What it takes shall not depend on the machine.
+        command.env("TOKIO_WORKER_THREADS", "2");
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let said = Arc::default();
