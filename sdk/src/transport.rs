@@ -35,6 +35,9 @@ const REST_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Idle HTTP/1.1 connections kept per node.
 const REST_IDLE_CONNECTIONS: usize = 256;
 
+/// What is read of an answer before the client has taken it. Every client that does not read has it filled.
+const REST_BUFFER: usize = 64 << 10;
+
 /// A quiet HTTP/2 connection is asked whether it still lives this often,
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -159,6 +162,7 @@ impl Upstream {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(REST_IDLE_TIMEOUT)
             .pool_max_idle_per_host(REST_IDLE_CONNECTIONS)
+            .http1_max_buf_size(REST_BUFFER)
             .build(Dialer::new(address.rest(), offering(b"http/1.1")));
         let grpc = Client::builder(TokioExecutor::new())
             .http2_only(true)
