@@ -222,7 +222,7 @@ impl Seen {
 
 /// Whether the router asks this of its own accord, or the well-behaved client does.
 fn is_expected(target: &str) -> bool {
-    const OWN: [&str; 6] = ["/", "/cluster", "/aliases", "/healthz", "/collections", "/snapshots"];
+    const OWN: [&str; 5] = ["/", "/cluster", "/aliases", "/healthz", "/snapshots"];
     OWN.contains(&target) || target.starts_with("/collections/") || target.contains("well-behaved")
 }
 
