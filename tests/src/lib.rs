@@ -52,7 +52,7 @@ pub use address::Block;
 pub use balancer::Balancer;
 pub use cluster::{Cluster, ClusterBuilder, ClusterError, Node};
 pub use dns::{DnsMode, DnsServer};
-pub use embedded::{Canned, Consensus, EmbeddedNode, Fault, Lie, NodeOptions};
+pub use embedded::{Canned, Consensus, EmbeddedNode, Fault, Lie, NodeOptions, token};
 pub use rest::{Rest, RestError};
 pub use telemetry::Telemetry;
 

@@ -42,7 +42,7 @@ pub(crate) struct Ask {
 }
 
 /// Headers that say who asks.
-pub(crate) type Credentials = [(&'static str, &'static str)];
+pub(crate) type Credentials<'a> = [(&'static str, &'a str)];
 
 fn ask(method: &Method, path: impl Into<String>, body: impl Into<Vec<u8>>) -> Ask {
     Ask { method: method.clone(), path: path.into(), body: body.into() }
@@ -226,7 +226,7 @@ pub(crate) fn writes(dice: &Dice, count: usize) -> Vec<Ask> {
 pub(crate) async fn rest_answer(
     rest: &testkit::Rest,
     ask: &Ask,
-    credentials: &Credentials,
+    credentials: &Credentials<'_>,
 ) -> (u16, Vec<(String, String)>, Value) {
     let mut request = Request::builder().method(&ask.method).uri(&ask.path);
     for (name, value) in credentials {
@@ -295,7 +295,7 @@ pub(crate) async fn grpc_answer(
     addr: std::net::SocketAddr,
     path: &str,
     body: &[u8],
-    credentials: &Credentials,
+    credentials: &Credentials<'_>,
 ) -> GrpcAnswer {
     let mut request = Request::post(format!("http://{addr}{path}"))
         .header("content-type", "application/grpc")
