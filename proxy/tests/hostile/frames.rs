@@ -1,33 +1,14 @@
 //! Hostile HTTP/2: raw frames that no client library would send.
 
 use crate::{
-    marker::{Kind, Marker},
+    marker::Kind,
+    talk::{
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FLOOD, GOAWAY, HEADERS, PADDED, PING, PREFACE,
+        PRIORITY, PUSH_PROMISE, ROW, RST_STREAM, SETTINGS, Talk, WINDOW_UPDATE, field, fields, length,
+        request,
+    },
     wire::{Case, Generator},
 };
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-
-/// How often a flood repeats its frame.
-const FLOOD: usize = 600;
-
-/// Requests that one connection carries in a row, where it is not about one alone.
-const ROW: usize = 8;
 
 /// Fields that no request may have, or none of a proxy. Each stands in a request of its own.
 const ODD_FIELDS: [(&[u8], &[u8]); 24] = [
@@ -69,106 +50,6 @@ const ODD_PATHS: [&str; 8] = [
     "/{mark}#x",
 ];
 
-/// One connection, as its client writes it.
-#[derive(Debug, Default)]
-struct Talk {
-    bytes: Vec<u8>,
-    stream: u32,
-    requests: u64,
-}
-
-// === impl Talk ===
-
-impl Talk {
-    /// A preface, and settings that are fine.
-    fn begun() -> Self {
-        let mut talk = Self { bytes: PREFACE.to_vec(), ..Self::default() };
-        talk.frame(SETTINGS, 0, 0, &[]);
-        talk
-    }
-
-    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.bytes.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
-        self.bytes.extend_from_slice(&[kind, flags]);
-        self.bytes.extend_from_slice(&stream.to_be_bytes());
-        self.bytes.extend_from_slice(payload);
-    }
-
-    fn flood(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        for _ in 0..FLOOD {
-            self.frame(kind, flags, stream, payload);
-        }
-    }
-
-    /// Opens the next stream with these fields.
-    fn open(&mut self, flags: u8, block: &[u8]) -> u32 {
-        self.stream = if self.stream == 0 { 1 } else { self.stream + 2 };
-        self.requests += 1;
-        self.frame(HEADERS, flags, self.stream, block);
-        self.stream
-    }
-
-    /// The case that this is. However long, a flood is one.
-    fn end(self, half_closes: bool) -> Case {
-        Case { bytes: self.bytes, requests: self.requests.clamp(1, ROW as u64), half_closes }
-    }
-}
-
-/// One field, with its name and value written out.
-fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
-    let mut block = vec![0];
-    for text in [name, value] {
-        length(&mut block, text.len());
-        block.extend_from_slice(text);
-    }
-    block
-}
-
-/// An integer of HPACK with a prefix of seven bits.
-fn length(block: &mut Vec<u8>, value: usize) {
-    if value < 0x7f {
-        return block.push(value as u8);
-    }
-    block.push(0x7f);
-    let mut rest = value - 0x7f;
-    while rest >= 0x80 {
-        block.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    block.push(rest as u8);
-}
-
-fn fields(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
-    fields.iter().flat_map(|(name, value)| field(name, value)).collect()
-}
-
-/// The fields of a request for `path`.
-fn request(method: &[u8], path: &str, marker: Marker) -> Vec<u8> {
-    let mark = marker.to_string();
-    fields(&[
-        (b":method", method),
-        (b":scheme", b"http"),
-        (b":authority", b"q"),
-        (b":path", path.as_bytes()),
-        (b"x-mark", mark.as_bytes()),
-    ])
-}
-
-/// A client that has room for two gigabytes, or says so, and asks for `path`.
-pub(crate) fn greedy(path: &str) -> Vec<u8> {
-    let mut talk = Talk { bytes: PREFACE.to_vec(), ..Talk::default() };
-    talk.frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
-    talk.frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0, 0]);
-    let block = fields(&[
-        (b":method", b"GET"),
-        (b":scheme", b"http"),
-        (b":authority", b"q"),
-        (b":path", path.as_bytes()),
-    ]);
-    talk.open(END_HEADERS | END_STREAM, &block);
-    talk.bytes
-}
-
 impl Generator {
     /// Any case of HTTP/2.
     pub(crate) fn http2(&mut self) -> Case {
@@ -203,8 +84,7 @@ impl Generator {
     }
 
     fn beginnings(&mut self) -> Case {
-        let mut talk = Talk::default();
-        talk.bytes = match self.below(5) {
+        let bytes = match self.below(5) {
             0 => PREFACE[..self.below(PREFACE.len())].to_vec(),
             1 => [PREFACE, b"GET / HTTP/1.1\r\nhost: q\r\n\r\n"].concat(),
             2 => [PREFACE, &self.noise(300)].concat(),
@@ -216,6 +96,7 @@ impl Generator {
             }
             _ => PREFACE.to_vec(),
         };
+        let mut talk = Talk { bytes, ..Talk::default() };
         // Without settings, or behind a preface that is none.
         let marker = self.mark(Kind::Broken);
         let block = request(b"POST", &format!("/{marker}"), marker);
@@ -407,9 +288,8 @@ impl Generator {
                 0 => talk.frame(DATA, END_STREAM, stream, b"{}"),
                 1 => talk.frame(DATA, 0, stream, format!("{{}}GET /{inside} HTTP/1.1\r\n\r\n").as_bytes()),
                 _ => {
-                    for byte in b"{}x" {
-                        talk.frame(DATA, 0, stream, &[*byte]);
-                    }
+                    talk.frame(DATA, 0, stream, b"{}");
+                    talk.frame(DATA, 0, stream, b"x");
                     talk.frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
                 }
             }
@@ -468,17 +348,18 @@ impl Generator {
         talk.end(true)
     }
 
-    /// Valid requests with a few bits changed behind the preface, where no path is.
+    /// Valid requests, the body of the last one with a few bits changed.
     fn tampered_frames(&mut self) -> Case {
         let mut talk = Talk::begun();
-        for _ in 0..self.below(ROW) {
+        let mut body = 0;
+        for _ in 0..1 + self.below(ROW) {
             let stream = self.good(&mut talk, Kind::Whole);
-            let before = talk.bytes.len();
+            body = talk.bytes.len();
             talk.frame(DATA, END_STREAM, stream, b"{\"points\":[1,2,3]}");
-            for _ in 0..self.below(3) {
-                let at = before + self.below(talk.bytes.len() - before);
-                talk.bytes[at] ^= 1 << self.below(8);
-            }
+        }
+        for _ in 0..1 + self.below(3) {
+            let at = body + self.below(talk.bytes.len() - body);
+            talk.bytes[at] ^= 1 << self.below(8);
         }
         talk.end(true)
     }

@@ -49,7 +49,7 @@ async fn hostile_input_is_forwarded_plainly_or_not_at_all_and_harms_nobody_else(
     let growth = memory.growth();
 
     let (p99_alone, p99) = (alone.p99(), served.p99());
-    let seen = spies.seen();
+    let seen = std::mem::take(&mut *spies.seen());
     println!(
         "{requests} hostile requests from seed {seed}: {} forwarded, {} broke off; {} well-behaved ones answered, \
          p99 {p99_alone:?} alone and {p99:?} under attack; memory grew by {} KiB",

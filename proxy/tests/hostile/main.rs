@@ -14,6 +14,8 @@ mod process;
 #[path = "../program/program.rs"]
 mod program;
 mod secrets;
+mod shapes;
 mod spy;
 mod strict;
+mod talk;
 mod wire;

@@ -25,10 +25,10 @@ use tokio::{
 };
 
 use crate::{
-    frames::greedy,
     process::{MAX_GROWTH, Memory},
     program::{Program, eventually, get},
     spy::Spies,
+    talk::greedy,
 };
 
 /// What is too much for everybody, and how often.
@@ -38,7 +38,7 @@ const TIMES: usize = 8;
 /// How long nothing may move before all of it counts as stuck.
 const STUCK: Duration = Duration::from_millis(500);
 
-const CHUNK: [u8; 64 << 10] = [b'0'; 64 << 10];
+static CHUNK: [u8; 64 << 10] = [b'0'; 64 << 10];
 
 /// A node whose paths below `/big` answer with more than anybody reads, and which never reads what is sent to
 /// those below `/sink`.

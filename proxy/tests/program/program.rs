@@ -91,8 +91,7 @@ impl Program {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
-        let kill =
-            Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().expect("kill");
+        let kill = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().expect("kill");
         assert!(kill.success());
     }
 }
