@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -35,8 +35,9 @@ const MAX_CONNECTIONS: usize = 10_000;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PREFACE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Headers per request: never more than Qdrant takes.
+/// Headers per request, and bytes of them: never more than Qdrant takes.
 const MAX_HEADERS: usize = 96;
+const MAX_HEAD_BYTES: usize = 128 << 10;
 
 /// Size of the headers of an HTTP/2 request, as Qdrant limits it.
 const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
@@ -109,7 +110,12 @@ pub(crate) struct Arrival {
 
 fn server() -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_headers(MAX_HEADERS);
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES);
     server
         .http2()
         .timer(TokioTimer::new())
@@ -188,7 +194,11 @@ async fn answer(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let began = Instant::now();
     let record = desk.proxy.telemetry.begin(&mut request);
+    let is_last = has_unclear_end(&request);
     let mut response = desk.router().call(request).await?;
+    if is_last {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Some(routed) = response.extensions_mut().remove() {
         let took = began.elapsed();
         desk.proxy.metrics.observe(&routed, response.status(), took);
@@ -197,4 +207,12 @@ async fn answer(
         }
     }
     Ok(response)
+}
+
+/// Whether what follows a request may be something else to whoever stands in front: more of a tunnel, or of a
+/// body that has a length beside its chunks. The server hides that length, so chunks alone end a connection.
+fn has_unclear_end(request: &Request<Incoming>) -> bool {
+    let is_http1 = request.version() <= Version::HTTP_11;
+    is_http1
+        && (request.method() == Method::CONNECT || request.headers().contains_key(header::TRANSFER_ENCODING))
 }

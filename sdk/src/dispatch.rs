@@ -29,6 +29,7 @@ use crate::{
     transport::{Outgoing, SendError, Sent, Transport},
 };
 
+mod admission;
 mod attempt;
 mod deadline;
 mod direct;
@@ -42,12 +43,8 @@ mod repeat;
 mod reply;
 mod watch;
 
-use self::{
-    attempt::{Attempt, Event, Race},
-    observer::Observed,
-    repeat::{Repeatable, asks_for_another, asks_for_pause},
-};
 pub(crate) use self::{
+    admission::{Admission, Admitted},
     deadline::deadline,
     direct::DirectAnswer,
     merge::{Reply, sum_usage},
@@ -56,6 +53,11 @@ pub(crate) use self::{
     refusal::{Failure, refuse},
     reply::ReplyBody,
     watch::watch,
+};
+use self::{
+    attempt::{Attempt, Event, Race},
+    observer::Observed,
+    repeat::{Repeatable, asks_for_another, asks_for_pause},
 };
 pub use self::{
     observer::{AttemptEnd, AttemptObserver, AttemptOutcome, AttemptStart, ObserveAttempts, Sending},
@@ -120,6 +122,9 @@ pub(crate) struct Job {
     pub(crate) body: Body,
     /// The body as it is looked into, where it was read.
     pub(crate) plain: Option<Bytes>,
+    /// Counts it as under way as long as any of its attempts is; `None` where it is only explained, or asked
+    /// on behalf of one that counts.
+    pub(crate) admitted: Option<Arc<Admitted>>,
 }
 
 /// What is known of where a request belongs.
@@ -350,7 +355,15 @@ impl Dispatcher {
         match self.transport.send(plan.address, job.protocol, head, body) {
             Ok(exchange) => {
                 let is_read = job.class == Class::Read;
-                Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable, is_read, observed))
+                Ok(Attempt::new(
+                    plan,
+                    exchange,
+                    &self.balance,
+                    is_repeatable,
+                    is_read,
+                    observed,
+                    job.admitted.clone(),
+                ))
             }
             Err(error) => {
                 observed.end(AttemptOutcome::Failed { reason: &error.reason });

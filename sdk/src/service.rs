@@ -10,14 +10,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body::Body as HttpBody;
 
 use crate::{
     balance::Balance,
     dispatch::{
-        Answer, Credentials, DirectAnswer, Dispatcher, Failure, Gathered, Job, Merged, Placement, Reply,
-        RetryWrites, RetryWritesError, deadline, refuse,
+        Admission, Answer, Credentials, DirectAnswer, Dispatcher, Failure, Gathered, Job, Merged, Placement,
+        Reply, RetryWrites, RetryWritesError, deadline, refuse,
     },
     request::{BoxError, Call, Class, Protocol},
     route::{Explanation, Plan, Reason, Routing},
@@ -26,13 +26,11 @@ use crate::{
     transport::Transport,
 };
 
-mod admission;
 mod builder;
 mod explain;
 mod placement;
 mod response;
 
-use self::admission::{Admission, Admitted};
 use self::placement::{NodePin, Prepared, known_nodes};
 pub use self::{
     builder::{BuildError, RouterBuilder},
@@ -177,6 +175,11 @@ impl Router {
         let call = Call::of(protocol, &head.method, &head.uri);
         let mut routed = Routed::unanswered(&call);
 
+        if !has_path(&head.method, &head.uri) {
+            let mut response = refuse(protocol, &Failure::NoPath).map(ResponseBody::local);
+            response.extensions_mut().insert(routed);
+            return response;
+        }
         let Some(mut admitted) = self.0.admission.admit() else {
             let mut response = refuse(protocol, &Failure::Overloaded).map(ResponseBody::local);
             response.extensions_mut().insert(routed);
@@ -202,6 +205,7 @@ impl Router {
             }
         };
         let Prepared { placement, collection, snapshot, body, plain } = prepared;
+        let admitted = Arc::new(admitted);
         let mut job = Job {
             protocol,
             class: call.class,
@@ -214,6 +218,7 @@ impl Router {
             head,
             body,
             plain,
+            admitted: Some(admitted.clone()),
         };
         routed.collection.clone_from(&job.collection);
         routed.observed = self.0.observe(&call, &mut job);
@@ -329,6 +334,15 @@ fn merged_response(reply: Reply) -> Response<ResponseBody> {
     response
 }
 
+/// Whether a node could only read it as a request for a path of its own. A tunnel that a node granted would
+/// carry what nobody has looked at.
+fn has_path(method: &Method, uri: &Uri) -> bool {
+    match uri.path() {
+        "*" => *method == Method::OPTIONS,
+        path => *method != Method::CONNECT && path.starts_with('/'),
+    }
+}
+
 /// What the request itself allows, taken off it.
 fn retry_writes(headers: &mut HeaderMap) -> Result<Option<RetryWrites>, Failure> {
     let Some(wish) = headers.remove(RETRY_WRITES) else { return Ok(None) };
@@ -391,6 +405,26 @@ impl Routed {
         set("x-qdrant-router-attempts", self.attempts.to_string());
         if let Some(epoch) = snapshot.epoch() {
             set("x-qdrant-router-epoch", epoch.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tunnels_and_what_has_no_path_are_not_forwarded() {
+        for (method, uri, forwarded) in [
+            (Method::GET, "/collections", true),
+            (Method::GET, "http://qdrant:6333", true),
+            (Method::OPTIONS, "*", true),
+            (Method::GET, "*", false),
+            (Method::CONNECT, "qdrant:6333", false),
+            (Method::CONNECT, "/collections", false),
+            (Method::GET, "qdrant:6333", false),
+        ] {
+            assert_eq!(has_path(&method, &uri.parse().expect("a URI")), forwarded, "{method} {uri}");
         }
     }
 }

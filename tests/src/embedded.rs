@@ -44,6 +44,7 @@ mod streams;
 mod telemetry;
 mod version;
 
+pub use self::auth::token;
 pub use self::canned::Canned;
 pub use self::consensus::{Consensus, Refused, ReplicaState, ReshardingDirection};
 pub use self::fault::Fault;

@@ -56,7 +56,7 @@ pub use authority::{Authority, Issued, Validity};
 pub use balancer::Balancer;
 pub use cluster::{Cluster, ClusterBuilder, ClusterError, Node};
 pub use dns::{DnsMode, DnsServer};
-pub use embedded::{Canned, Consensus, EmbeddedNode, Fault, Lie, NodeOptions};
+pub use embedded::{Canned, Consensus, EmbeddedNode, Fault, Lie, NodeOptions, token};
 pub use front::Front;
 pub use rest::{Rest, RestError};
 pub use telemetry::Telemetry;

@@ -268,6 +268,7 @@ fn command(options: &RealOptions, dir: &Path) -> Command {
         .env("QDRANT__STORAGE__WAL__WAL_CAPACITY_MB", "1");
     if let Some(key) = &options.api_key {
         command.env("QDRANT__SERVICE__API_KEY", key);
+        command.env("QDRANT__SERVICE__JWT_RBAC", "true");
     }
     if let Some(key) = &options.read_only_api_key {
         command.env("QDRANT__SERVICE__READ_ONLY_API_KEY", key);

@@ -1,7 +1,7 @@
 //! Starting the program and asking it.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::IpAddr,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -17,9 +17,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A running `qdrant-router serve`; killed when dropped.
 pub(crate) struct Program {
     child: Child,
-    /// What it has said so far, and who listens.
+    /// What it has said so far on either stream, and who listens.
     said: Arc<Mutex<String>>,
-    listener: Option<JoinHandle<()>>,
+    listeners: Vec<JoinHandle<()>>,
 }
 
 /// How a verb ended, and what it said.
@@ -58,23 +58,27 @@ impl Program {
         let mut command = command("serve");
         // Nobody waits here for load balancers to notice; a flag says otherwise.
         command.env("QDRANT_ROUTER_SHUTDOWN_DELAY", "0s");
-        command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+        // What it takes shall not depend on the machine.
+        command.env("QDRANT_ROUTER_WORKERS", "2");
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
-        let said = Arc::new(Mutex::new(String::new()));
-        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let heard = said.clone();
-        let listener = std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                *heard.lock().expect("lock") += &format!("{line}\n");
-            }
-        });
-        Self { child, said, listener: Some(listener) }
+        let said = Arc::default();
+        let stdout = listen(child.stdout.take().expect("a pipe"), &said);
+        let stderr = listen(child.stderr.take().expect("a pipe"), &said);
+        Self { child, said, listeners: vec![stdout, stderr] }
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it says until its end, and how it ends.
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().expect("a child");
-        self.listener.take().expect("a listener").join().expect("a thread");
+        for listener in self.listeners.drain(..) {
+            listener.join().expect("a thread");
+        }
         (status, self.said())
     }
 
@@ -89,10 +93,19 @@ impl Program {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
-        let kill =
-            Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().expect("kill");
+        let kill = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().expect("kill");
         assert!(kill.success());
     }
+}
+
+/// Keeps what is said on `stream`, a line at a time.
+fn listen(stream: impl Read + Send + 'static, said: &Arc<Mutex<String>>) -> JoinHandle<()> {
+    let said = said.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            *said.lock().expect("lock") += &format!("{}\n", String::from_utf8_lossy(&line));
+        }
+    })
 }
 
 impl Drop for Program {

@@ -13,7 +13,10 @@ use http_body_util::BodyExt;
 use smallvec::SmallVec;
 use tokio::time::Sleep;
 
-use super::observer::{AttemptOutcome, Observed};
+use super::{
+    Admitted,
+    observer::{AttemptOutcome, Observed},
+};
 use crate::{
     balance::{Balance, InFlight},
     route::Plan,
@@ -41,6 +44,7 @@ pub(super) struct Attempt {
     is_repeatable: bool,
     is_read: bool,
     observed: Observed,
+    admitted: Option<Arc<Admitted>>,
 }
 
 /// A response, and the guard that counts its request as in flight.
@@ -56,11 +60,12 @@ impl Attempt {
         is_repeatable: bool,
         is_read: bool,
         observed: Observed,
+        admitted: Option<Arc<Admitted>>,
     ) -> Self {
         let in_flight = balance.start(plan.address);
         let hung: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(in_flight.hung());
         let (exchange, in_flight, hung) = (Some(exchange), Some(in_flight), Some(hung));
-        Self { plan, exchange, in_flight, hung, is_repeatable, is_read, observed }
+        Self { plan, exchange, in_flight, hung, is_repeatable, is_read, observed, admitted }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answered, SendError>> {
@@ -86,6 +91,8 @@ impl Drop for Attempt {
             return;
         }
         let is_read = self.is_read;
+        // It counts as under way to its end, so that clients who come and go are bounded like those who wait.
+        let admitted = self.admitted.take();
         // Outside of a runtime there is no connection left either.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
@@ -98,6 +105,7 @@ impl Drop for Attempt {
                     }
                 };
                 let _ = tokio::time::timeout(AFTERLIFE, rest).await;
+                drop(admitted);
             });
         }
     }

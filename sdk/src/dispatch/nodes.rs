@@ -106,23 +106,20 @@ impl Dispatcher {
         Some(nodes[at].clone())
     }
 
-    /// Whether Qdrant lets these credentials in: what it answers to them where it does not.
+    /// Whether Qdrant tells these credentials who its nodes are: what it answers to them where it does not.
     pub(crate) async fn refusal(
         &self,
         snapshot: &Arc<Topology>,
         credentials: &Credentials,
     ) -> Result<(), Failure> {
-        // Any valid credential may ask for this; what it lists does not matter.
-        let Some(mut job) = Job::question(snapshot, credentials, "/collections") else { return Ok(()) };
+        // A token for some collections may ask for much, and not for this.
+        let Some(mut job) = Job::question(snapshot, credentials, "/cluster") else { return Ok(()) };
         job.placement = Placement::Class { not: None };
         let (part, ..) = self.send_part(Part { shards: 1, job }).await;
         let reply = part.reply?;
         match reply.status.is_success() {
             true => Ok(()),
-            false => Err(Failure::NotLetIn {
-                status: reply.status,
-                text: String::from_utf8_lossy(&reply.body).into_owned(),
-            }),
+            false => Err(Failure::NotLetIn { status: reply.status, text: words(&reply.body) }),
         }
     }
 
@@ -130,6 +127,15 @@ impl Dispatcher {
         let parts: Vec<Part> = nodes.iter().map(|node| Part { shards: 1, job: job.to(node) }).collect();
         drop(job);
         join_all(parts.into_iter().map(|part| self.send_part(part))).await
+    }
+}
+
+/// What an answer says is wrong, in Qdrant's envelope or outside of it.
+fn words(body: &[u8]) -> String {
+    let envelope: Option<Value> = serde_json::from_slice(body).ok();
+    match envelope.as_ref().and_then(|envelope| envelope["status"]["error"].as_str()) {
+        Some(words) => words.to_owned(),
+        None => String::from_utf8_lossy(body).into_owned(),
     }
 }
 
@@ -164,6 +170,7 @@ impl Job {
             head,
             body: Body::Full(Bytes::new()),
             plain: None,
+            admitted: None,
         })
     }
 }

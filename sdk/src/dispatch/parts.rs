@@ -147,6 +147,7 @@ impl Job {
             head,
             body: Body::Full(body),
             plain: None,
+            admitted: self.admitted.clone(),
         }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     Late,
     /// The router has as much to do as it may.
     Overloaded,
+    /// The client asks for a tunnel, or for what has no path.
+    NoPath,
     /// The client names a node that is not one of the cluster.
     UnknownNode { name: String, known: Vec<String> },
     /// The client asks for writes to be repeated in a way that there is not.
@@ -45,6 +47,7 @@ impl Failure {
             | Self::ClientGone(_)
             | Self::Late
             | Self::Overloaded
+            | Self::NoPath
             | Self::UnknownNode { .. }
             | Self::UnknownPolicy(_)
             | Self::NotForAllNodes
@@ -56,7 +59,9 @@ impl Failure {
         match self {
             Self::NoNode { .. } | Self::Broken { sent: Sent::No, .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Broken { sent: Sent::Unknown, .. } => StatusCode::BAD_GATEWAY,
-            Self::ClientGone(_) | Self::UnknownPolicy(_) | Self::NotForAllNodes => StatusCode::BAD_REQUEST,
+            Self::ClientGone(_) | Self::NoPath | Self::UnknownPolicy(_) | Self::NotForAllNodes => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Late => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::UnknownNode { .. } => StatusCode::NOT_FOUND,
@@ -72,7 +77,7 @@ impl Failure {
             Self::Late => DEADLINE_EXCEEDED,
             Self::Overloaded => RESOURCE_EXHAUSTED,
             Self::UnknownNode { .. } => NOT_FOUND,
-            Self::UnknownPolicy(_) | Self::NotForAllNodes => INVALID_ARGUMENT,
+            Self::NoPath | Self::UnknownPolicy(_) | Self::NotForAllNodes => INVALID_ARGUMENT,
             Self::NotLetIn { status: StatusCode::FORBIDDEN, .. } => PERMISSION_DENIED,
             Self::NotLetIn { status: StatusCode::UNAUTHORIZED, .. } => UNAUTHENTICATED,
             Self::NotLetIn { .. } => UNAVAILABLE,
@@ -113,6 +118,10 @@ impl Failure {
             Self::Late => "qdrant-router: no answer within the time that the client gives".to_owned(),
             Self::Overloaded => {
                 "qdrant-router: too many requests are under way; come back later, or run more routers".to_owned()
+            }
+            Self::NoPath => {
+                "qdrant-router: `CONNECT` and requests without a path are not forwarded; ask for a path of Qdrant's API"
+                    .to_owned()
             }
             Self::NotLetIn { text, .. } => text.clone(),
             Self::ClientGone(reason) => format!("qdrant-router: the request ended early: {reason}"),

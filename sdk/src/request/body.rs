@@ -63,7 +63,11 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Stream(stream) => Pin::new(stream).poll_frame(cx),
+            // Trailers of a request have no meaning to Qdrant, whose REST server takes them for a broken body.
+            Self::Stream(stream) => Poll::Ready(
+                ready!(Pin::new(stream).poll_frame(cx))
+                    .filter(|frame| !frame.as_ref().is_ok_and(Frame::is_trailers)),
+            ),
         }
     }
 
@@ -82,12 +86,16 @@ impl HttpBody for Body {
     }
 }
 
-/// Reads `body` into memory, up to `limit` bytes.
+/// Reads `body` into memory, up to `limit` bytes, and as long as `hold` takes each further number of bytes.
 ///
 /// # Errors
 ///
 /// When the client breaks off.
-pub(crate) async fn collect<B>(body: B, limit: usize) -> Result<Collected, BoxError>
+pub(crate) async fn collect<B>(
+    body: B,
+    limit: usize,
+    mut hold: impl FnMut(usize) -> bool,
+) -> Result<Collected, BoxError>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -103,7 +111,7 @@ where
     while let Some(frame) = body.frame().await {
         // Trailers of a request have no meaning to Qdrant.
         let Ok(data) = frame?.into_data() else { continue };
-        if chunks.length + data.len() > limit {
+        if chunks.length + data.len() > limit || !hold(data.len()) {
             chunks.push(data, None);
             let read = chunks.into_bytes();
             let resumed = Resumed { read: Some(read.clone()), rest: body };
@@ -197,7 +205,7 @@ mod tests {
         for (body, expected) in
             [(&[][..], ""), (&["abcd"], "abcd"), (&["ab", "", "cd"], "abcd"), (&["", "abcd"], "abcd")]
         {
-            match collect(chunked(body), 4).await.expect("no error") {
+            match collect(chunked(body), 4, |_| true).await.expect("no error") {
                 Collected::Whole(bytes) => assert_eq!(bytes, expected),
                 Collected::TooLarge { .. } => panic!("{body:?} fits"),
             }
@@ -206,7 +214,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_larger_one_is_streamed_from_its_first_byte() {
-        match collect(chunked(&["ab", "cd", "ef"]), 4).await.expect("no error") {
+        match collect(chunked(&["ab", "cd", "ef"]), 4, |_| true).await.expect("no error") {
             Collected::TooLarge { read: seen, body } => {
                 assert_eq!((seen, read(body).await), ("abcdef".into(), "abcdef".into()));
             }
@@ -215,8 +223,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn so_is_one_that_there_is_no_room_for() {
+        let mut room = 3;
+        let hold = |bytes| {
+            room -= i32::try_from(bytes).expect("short");
+            room >= 0
+        };
+        match collect(chunked(&["ab", "cd", "ef"]), 100, hold).await.expect("no error") {
+            Collected::TooLarge { read: seen, body } => {
+                assert_eq!((seen, read(body).await), ("abcd".into(), "abcdef".into()));
+            }
+            Collected::Whole(_) => panic!("it does not fit"),
+        }
+    }
+
+    #[tokio::test]
+    async fn trailers_of_a_streamed_body_stay_behind() {
+        let trailers = Frame::trailers(http::HeaderMap::from_iter([(
+            http::header::HOST,
+            "q".parse().expect("a value"),
+        )]));
+        let frames = [Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"ab"))), Ok(trailers)];
+        let body = Body::stream(StreamBody::new(stream::iter(frames))).collect().await.expect("a body");
+        assert_eq!(body.trailers(), None);
+        assert_eq!(body.to_bytes(), "ab");
+    }
+
+    #[tokio::test]
     async fn an_announced_length_over_the_limit_is_known_at_the_first_chunk() {
-        match collect(Full::new(Bytes::from_static(b"abcdef")), 4).await.expect("no error") {
+        match collect(Full::new(Bytes::from_static(b"abcdef")), 4, |_| true).await.expect("no error") {
             Collected::TooLarge { body, .. } => {
                 assert_eq!(body.size_hint().exact(), Some(6));
                 assert_eq!(read(body).await, "abcdef");

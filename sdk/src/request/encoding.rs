@@ -14,6 +14,9 @@ use super::{
 /// Brotli's own choice for streams.
 const BROTLI_BUFFER: usize = 4096;
 
+/// JSON and vectors seldom become smaller than an eighth.
+const USUAL_RATIO: usize = 8;
+
 /// The plain form of `body`, as a node would decode it; `None` where it has none of at most `limit`
 /// bytes, or its encoding is not one that Qdrant takes (gzip, br, zstd, deflate; gzip over gRPC).
 pub(crate) fn plain(protocol: Protocol, headers: &HeaderMap, body: &Bytes, limit: usize) -> Option<Bytes> {
@@ -44,20 +47,26 @@ fn name(value: Option<&HeaderValue>) -> Option<Cow<'static, str>> {
 
 fn decoded(encoding: &str, body: &[u8], limit: usize) -> Option<Vec<u8>> {
     match encoding {
-        "gzip" => read(GzDecoder::new(body), limit),
-        "deflate" => read(ZlibDecoder::new(body), limit),
-        "br" => read(brotli_decompressor::Decompressor::new(body, BROTLI_BUFFER), limit),
-        "zstd" => read(ruzstd::decoding::StreamingDecoder::new(body).ok()?, limit),
+        "gzip" => read(GzDecoder::new(body), body.len(), limit),
+        "deflate" => read(ZlibDecoder::new(body), body.len(), limit),
+        "br" => read(brotli_decompressor::Decompressor::new(body, BROTLI_BUFFER), body.len(), limit),
+        "zstd" => read(ruzstd::decoding::StreamingDecoder::new(body).ok()?, body.len(), limit),
         _ => None,
     }
 }
 
-/// All that `source` yields, unless that is more than `limit` bytes: a small body may stand for an
-/// endless one.
-fn read(source: impl Read, limit: usize) -> Option<Vec<u8>> {
-    let mut decoded = Vec::new();
-    let bound = u64::try_from(limit).ok()?.saturating_add(1);
-    source.take(bound).read_to_end(&mut decoded).ok()?;
+/// All that `source` yields of a body of `length` bytes, unless that is more than `limit`: a small body may
+/// stand for an endless one.
+fn read(mut source: impl Read, length: usize, limit: usize) -> Option<Vec<u8>> {
+    let usual = length.saturating_mul(USUAL_RATIO).min(limit);
+    let mut decoded = Vec::with_capacity(usual);
+    source.by_ref().take(u64::try_from(usual).ok()?).read_to_end(&mut decoded).ok()?;
+    if decoded.len() == usual {
+        // Once, and to the end: growing step by step takes thrice the memory. What is not written to is not taken.
+        let rest = limit - usual + 1;
+        decoded.reserve_exact(rest);
+        source.take(u64::try_from(rest).ok()?).read_to_end(&mut decoded).ok()?;
+    }
     (decoded.len() <= limit).then_some(decoded)
 }
 

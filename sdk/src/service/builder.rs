@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use http::HeaderValue;
 
-use super::{Inner, Router, admission::Admission, sweep};
+use super::{Inner, Router, sweep};
 use crate::{
     balance::Balance,
     connect::{Tls, TlsError, TlsOptions},
@@ -13,7 +13,7 @@ use crate::{
         DnsResolver, GRPC_PORT, Host, HostError, Preset, PresetError, REST_PORT, Resolve, ResolverError,
         Sources,
     },
-    dispatch::{Dispatcher, RetryWrites, budget, watch},
+    dispatch::{Admission, Dispatcher, RetryWrites, budget, watch},
     route::Routing,
     task::AbortOnDrop,
     topology::{HttpApi, Settings, TopologyHandle},

@@ -129,6 +129,7 @@ impl Router {
             head,
             body: prepared.body,
             plain: prepared.plain,
+            admitted: None,
         };
         let mut explanation = self.0.dispatcher.explain(&call, &job);
         explanation.followed = self.0.follows(&call, &job);

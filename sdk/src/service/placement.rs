@@ -7,9 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Body as HttpBody;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Admitted, Inner};
+use super::Inner;
 use crate::{
-    dispatch::{Credentials, Failure, Placement},
+    dispatch::{Admitted, Credentials, Failure, Placement},
     request::{Affinity, Body, BoxError, Call, Class, Collected, Depth, Intent, collect, plain},
     route::{Local, Reason, Way, depth},
     topology::{Lookup, Node, PeerId, Topology, Version},
@@ -70,7 +70,7 @@ impl Inner {
         pin: Option<NodePin>,
         headers: &HeaderMap,
         body: B,
-        admitted: Option<&mut Admitted>,
+        mut admitted: Option<&mut Admitted>,
     ) -> Result<Prepared, Failure>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
@@ -80,12 +80,17 @@ impl Inner {
         let way = self.routing.way(call.class);
         let is_blind = may_ask && pin.is_none() && way == Way::Unrouted;
         let found = self.dispatcher.topology.found().await;
-        let Seen { body, bytes, is_whole } =
-            self.read(call, body, admitted).await.map_err(|error| Failure::ClientGone(error.to_string()))?;
-        let plain = match is_whole && !is_blind {
-            true => plain(call.protocol, headers, &bytes, self.body_limit),
-            false => None,
-        };
+        let Seen { body, bytes, is_whole } = self
+            .read(call, body, admitted.as_deref_mut())
+            .await
+            .map_err(|error| Failure::ClientGone(error.to_string()))?;
+        let limit = self.body_limit.min(self.admission.room());
+        let is_seen = is_whole && !is_blind;
+        let plain = is_seen.then(|| plain(call.protocol, headers, &bytes, limit)).flatten();
+        // What was decoded is in memory beside what came.
+        let plain = plain.filter(|plain| {
+            plain.as_ptr() == bytes.as_ptr() || admitted.is_none_or(|admitted| admitted.hold(plain.len()))
+        });
         let looked_at = if is_blind { &Bytes::new() } else { plain.as_ref().unwrap_or(&bytes) };
         let collection = call.collection(looked_at).map(Arc::from);
         let (placement, snapshot) = match pin {
@@ -111,7 +116,12 @@ impl Inner {
     }
 
     /// Reads the body, unless it may be endless or cannot matter.
-    async fn read<B>(&self, call: &Call, body: B, admitted: Option<&mut Admitted>) -> Result<Seen, BoxError>
+    async fn read<B>(
+        &self,
+        call: &Call,
+        body: B,
+        mut admitted: Option<&mut Admitted>,
+    ) -> Result<Seen, BoxError>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -132,14 +142,12 @@ impl Inner {
             let body = Body::stream(body);
             return Ok(Seen { body, bytes: Bytes::new(), is_whole: false });
         }
-        let seen = match collect(body, self.body_limit.min(self.admission.room())).await? {
+        // Counted as it comes, so that bodies which never end are too.
+        let hold = |bytes| admitted.as_mut().is_none_or(|admitted| admitted.hold(bytes));
+        Ok(match collect(body, self.body_limit, hold).await? {
             Collected::Whole(bytes) => Seen { body: Body::Full(bytes.clone()), bytes, is_whole: true },
             Collected::TooLarge { read, body } => Seen { body, bytes: read, is_whole: false },
-        };
-        if let Some(admitted) = admitted {
-            admitted.hold(seen.bytes.len());
-        }
-        Ok(seen)
+        })
     }
 
     /// Where an operation on points belongs.

@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -9,15 +10,17 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::Admitted;
-use crate::{dispatch::ReplyBody, transport::BrokenAnswer};
+use crate::{
+    dispatch::{Admitted, ReplyBody},
+    transport::BrokenAnswer,
+};
 
 /// The body of a response: streamed from the node as the client takes it.
 #[derive(Debug)]
 pub struct ResponseBody {
     kind: Kind,
     /// Its request is under way until the end of this.
-    admitted: Option<Admitted>,
+    admitted: Option<Arc<Admitted>>,
 }
 
 #[derive(Debug)]
@@ -47,7 +50,7 @@ impl ResponseBody {
     }
 
     /// Counts the request as under way until the end of its body.
-    pub(super) fn keep(&mut self, admitted: Admitted) {
+    pub(super) fn keep(&mut self, admitted: Arc<Admitted>) {
         self.admitted = Some(admitted);
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Collected, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use qdrant_client::qdrant::collections_server::CollectionsServer;
 use qdrant_client::qdrant::points_server::PointsServer;
@@ -26,7 +26,7 @@ mod output;
 mod points;
 mod snapshots;
 
-use super::auth::Access;
+use super::auth::{Access, Need};
 use super::canned::Canned;
 use super::engine::Engine;
 use super::fault::stall;
@@ -97,7 +97,8 @@ impl Public {
         let began = Instant::now();
         let path = request.uri().path().to_owned();
         let Self { engine, routes } = self;
-        let response = match admit(&engine, &path, request.headers()) {
+        let (admitted, request) = admit(&engine, &path, request).await;
+        let response = match admitted {
             Ok(()) if path == OPEN[1] => serving(),
             Ok(()) if let Some(canned) = canned(&engine, &path) => {
                 // Read to its end, so that the answer is all the client gets.
@@ -106,7 +107,7 @@ impl Public {
             }
             Ok(()) => {
                 let limit = deadline(request.headers());
-                let call = routes.oneshot(request.map(Body::new));
+                let call = routes.oneshot(request);
                 let call = async {
                     // The router's error type has no values.
                     call.await.unwrap_or_else(|never| match never {})
@@ -131,16 +132,51 @@ fn canned(engine: &Engine, path: &str) -> Option<Canned> {
     path.starts_with("/qdrant.Points/").then(|| engine.misconduct.cans.take()).flatten()
 }
 
-fn admit(engine: &Engine, path: &str, headers: &HeaderMap) -> Result<(), Status> {
-    if OPEN.contains(&path) {
-        return Ok(());
+/// Whether the caller may make this call. What a token allows depends on the message, which is then read.
+async fn admit(
+    engine: &Engine,
+    path: &str,
+    mut request: Request<Incoming>,
+) -> (Result<(), Status>, Request<Body>) {
+    let access = match engine.keys.check(request.headers()) {
+        _ if OPEN.contains(&path) => Access::Full,
+        Ok(access) => access,
+        Err(text) => return (Err(Status::unauthenticated(text)), request.map(Body::new)),
+    };
+    request.extensions_mut().insert(access.clone());
+    let (head, body) = request.into_parts();
+    let (name, body) = match access {
+        Access::Full | Access::ReadOnly => (String::new(), Body::new(body)),
+        Access::Collections(_) => {
+            let message = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
+            (first_text(&message), Body::new(Full::new(message)))
+        }
+    };
+    let allowed = access.check(needs(path, &name));
+    let allowed = allowed.map_err(|text| Status::permission_denied(format!("Forbidden: {text}")));
+    (allowed, Request::from_parts(head, body))
+}
+
+fn needs<'a>(path: &str, name: &'a str) -> Need<'a> {
+    let mut parts = path.rsplit('/');
+    let (method, service) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let write = WRITES.contains(&method);
+    let is_managed = service == "qdrant.Collections" && write;
+    match method {
+        "List" | "ListAliases" if service == "qdrant.Collections" => Need::Credential,
+        _ if is_managed || method.ends_with("Full") || service == "qdrant.Qdrant" => Need::Global { write },
+        _ => Need::Collection { name, write },
     }
-    let access = engine.keys.check(headers).map_err(Status::unauthenticated)?;
-    let method = path.rsplit('/').next().unwrap_or_default();
-    if access == Access::ReadOnly && WRITES.contains(&method) {
-        return Err(Status::permission_denied("Forbidden: Global manage access is required"));
+}
+
+/// The first field of a framed message, where that is a short text: the name of the collection.
+fn first_text(message: &[u8]) -> String {
+    match message.get(5..) {
+        Some([0x0a, length @ ..=0x7f, rest @ ..]) => {
+            String::from_utf8_lossy(rest.get(..usize::from(*length)).unwrap_or_default()).into_owned()
+        }
+        _ => String::new(),
     }
-    Ok(())
 }
 
 /// The status of an answer without a body; an answer with one succeeded.

@@ -28,7 +28,7 @@ mod service;
 mod snapshots;
 
 use self::encoding::Undecodable;
-use self::routes::{Need, Route, find};
+use self::routes::{Route, find};
 use super::affinity::{self, Affinity};
 use super::auth::Access;
 use super::engine::Engine;
@@ -95,13 +95,14 @@ async fn respond(
     request: Request<Incoming>,
     began: Instant,
 ) -> Response<Full<Bytes>> {
-    if route.need != Need::Nothing {
-        let access = match engine.keys.check(request.headers()) {
+    let mut access = Access::Full;
+    if let Some(need) = route.needs(&params) {
+        access = match engine.keys.check(request.headers()) {
             Ok(access) => access,
             Err(text) => return plain(StatusCode::UNAUTHORIZED, text),
         };
-        if route.need != Need::Read && access != Access::Full {
-            return envelope(Err(OpError::new(Kind::Forbidden, "Global manage access is required")), began);
+        if let Err(text) = access.check(need) {
+            return envelope(Err(OpError::new(Kind::Forbidden, text)), began);
         }
     }
     let query = request
@@ -134,7 +135,8 @@ async fn respond(
         return canned.rest(began);
     }
     let affinity = engine.affinity(head.headers.get(affinity::HEADER).map(HeaderValue::as_bytes));
-    envelope(route.run(engine, Ask { params, query, body, affinity }).await, began)
+    let reply = route.run(engine, Ask { params, query, body, affinity }).await;
+    envelope(reply.map(|reply| reply.seen_with(&access)), began)
 }
 
 /// Where the framework's own limit applies, so does its own answer.
@@ -195,6 +197,28 @@ fn plain(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Response<Ful
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// What of it may be seen: lists leave out what the caller may not know of.
+    fn seen_with(mut self, access: &Access) -> Self {
+        if let (Self::Result(Value::Object(fields)), Access::Collections(_)) = (&mut self, access) {
+            let names = ["name", "collection_name", "alias_name"];
+            for list in ["collections", "aliases"] {
+                if let Some(Value::Array(rows)) = fields.get_mut(list) {
+                    rows.retain(|row| {
+                        names.iter().filter_map(|name| row[name].as_str()).all(|name| access.covers(name))
+                    });
+                }
+            }
+            // Of telemetry.
+            fields.remove("cluster");
+            fields.remove("requests");
+        }
+        self
+    }
 }
 
 // === impl Ask ===

@@ -35,11 +35,14 @@ const MOMENTARY: [&str; 7] =
     ["/telemetry", "/metrics", "/cluster", "/cluster/telemetry", "/issues", "/logger", "/"];
 
 #[derive(Clone, Debug)]
-struct Ask {
-    method: Method,
-    path: String,
-    body: Vec<u8>,
+pub(crate) struct Ask {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) body: Vec<u8>,
 }
+
+/// Headers that say who asks.
+pub(crate) type Credentials<'a> = [(&'static str, &'a str)];
 
 fn ask(method: &Method, path: impl Into<String>, body: impl Into<Vec<u8>>) -> Ask {
     Ask { method: method.clone(), path: path.into(), body: body.into() }
@@ -66,7 +69,7 @@ fn malformed(dice: &Dice) -> Vec<u8> {
 }
 
 /// Every documented path, with names that exist and names that do not, and bodies that are refused.
-fn documented(dice: &Dice) -> Vec<Ask> {
+pub(crate) fn documented(dice: &Dice) -> Vec<Ask> {
     let mut asks = Vec::new();
     for line in OPENAPI.lines().filter(|line| !UNTOUCHED.contains(line)) {
         let (method, path) = line.split_once(' ').expect("a method and a path");
@@ -121,7 +124,7 @@ fn id(dice: &Dice) -> Value {
 }
 
 /// Reads with any parameters, most of which are taken.
-fn reads(dice: &Dice, count: usize) -> Vec<Ask> {
+pub(crate) fn reads(dice: &Dice, count: usize) -> Vec<Ask> {
     let name = || any(dice, &["books", "books", "books", "alias", "nowhere"]);
     // Every point has another first component, so that no two scores are equal.
     let vector = || json!([1 + dice.throw() % 9, 1, dice.throw() % 5, 2]);
@@ -173,7 +176,7 @@ fn reads(dice: &Dice, count: usize) -> Vec<Ask> {
 }
 
 /// Writes that leave the collection as it was, however often they are made; some are refused.
-fn writes(dice: &Dice, count: usize) -> Vec<Ask> {
+pub(crate) fn writes(dice: &Dice, count: usize) -> Vec<Ask> {
     let write = |_| {
         let ids: Vec<u64> = (0..1 + dice.throw() % 6).map(|_| dice.throw() % 40).collect();
         let point = |id: &u64| json!({ "id": id, "vector": [id, 1, 2, 3], "payload": { "n": id } });
@@ -220,8 +223,15 @@ fn writes(dice: &Dice, count: usize) -> Vec<Ask> {
     (0..count).map(write).collect()
 }
 
-async fn rest_answer(rest: &testkit::Rest, ask: &Ask) -> (u16, Vec<(String, String)>, Value) {
-    let request = Request::builder().method(&ask.method).uri(&ask.path);
+pub(crate) async fn rest_answer(
+    rest: &testkit::Rest,
+    ask: &Ask,
+    credentials: &Credentials<'_>,
+) -> (u16, Vec<(String, String)>, Value) {
+    let mut request = Request::builder().method(&ask.method).uri(&ask.path);
+    for (name, value) in credentials {
+        request = request.header(*name, *value);
+    }
     let request = match ask.body.is_empty() {
         true => request,
         false => request.header("content-type", "application/json"),
@@ -238,7 +248,7 @@ async fn rest_answer(rest: &testkit::Rest, ask: &Ask) -> (u16, Vec<(String, Stri
 }
 
 /// Asserts that `routed` answers as a node does; most often the first answers are equal already.
-async fn assert_equal<T: PartialEq + std::fmt::Debug>(
+pub(crate) async fn assert_equal<T: PartialEq + std::fmt::Debug>(
     what: &str,
     first: usize,
     mut direct: impl AsyncFnMut(usize) -> T,
@@ -261,25 +271,39 @@ async fn rest_answers_over_a_corpus() {
     for (i, question) in corpus.iter().enumerate() {
         let what =
             format!("{} {} {}", question.method, question.path, String::from_utf8_lossy(&question.body));
-        let direct = async |node: usize| rest_answer(&nodes[node], question).await;
-        assert_equal(&what, i, direct, async || rest_answer(&proxy, question).await).await;
+        let direct = async |node: usize| rest_answer(&nodes[node], question, &[]).await;
+        assert_equal(&what, i, direct, async || rest_answer(&proxy, question, &[]).await).await;
     }
     let covered: BTreeSet<&str> = OPENAPI.lines().collect();
     println!("{} requests over {} endpoints", corpus.len(), covered.len());
     assert!(corpus.len() >= 1_500, "{}", corpus.len());
 }
 
+pub(crate) fn grpc_client() -> GrpcClient {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new()).http2_only(true).build(connector)
+}
+
 /// A gRPC answer: where the status is, what it says, and the message without its time.
-type GrpcAnswer = (Option<String>, Option<String>, Vec<Vec<u8>>);
+pub(crate) type GrpcAnswer = (Option<String>, Option<String>, Vec<Vec<u8>>);
 
-type GrpcClient = Client<HttpConnector, Full<Bytes>>;
+pub(crate) type GrpcClient = Client<HttpConnector, Full<Bytes>>;
 
-async fn grpc_answer(client: &GrpcClient, addr: std::net::SocketAddr, path: &str, body: &[u8]) -> GrpcAnswer {
-    let request = Request::post(format!("http://{addr}{path}"))
+pub(crate) async fn grpc_answer(
+    client: &GrpcClient,
+    addr: std::net::SocketAddr,
+    path: &str,
+    body: &[u8],
+    credentials: &Credentials<'_>,
+) -> GrpcAnswer {
+    let mut request = Request::post(format!("http://{addr}{path}"))
         .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(Full::new(Bytes::copy_from_slice(body)))
-        .expect("a request");
+        .header("te", "trailers");
+    for (name, value) in credentials {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::copy_from_slice(body))).expect("a request");
     let response: Response<_> = client.request(request).await.expect("an answer");
     let headers = response.headers().clone();
     let body = response.into_body().collect().await.expect("a body");
@@ -351,7 +375,7 @@ fn named(collection: &str) -> Vec<u8> {
 }
 
 /// Every RPC, with no message, with one that names a collection, and with what is none.
-fn rpcs(dice: &Dice) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn rpcs(dice: &Dice) -> Vec<(String, Vec<u8>)> {
     let health = ["/grpc.health.v1.Health/Check", "/qdrant.Nowhere/Nothing"];
     let mut asks = Vec::new();
     for path in RPCS.lines().chain(health) {
@@ -375,7 +399,7 @@ fn rpcs(dice: &Dice) -> Vec<(String, Vec<u8>)> {
     asks
 }
 
-fn points_of_grpc(dice: &Dice, count: usize) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn points_of_grpc(dice: &Dice, count: usize) -> Vec<(String, Vec<u8>)> {
     let name = || any(dice, &["books", "books", "books", "alias", "nowhere"]).to_owned();
     let some_id = || PointId::from(dice.throw() % 45);
     let vector = || vec![(1 + dice.throw() % 9) as f32, 1.0, 2.0, 3.0];
@@ -496,14 +520,12 @@ async fn grpc_answers_over_a_corpus() {
     let dice = Dice::seeded(5);
     let mut corpus = rpcs(&dice);
     corpus.extend(points_of_grpc(&dice, 400));
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    let client: GrpcClient = Client::builder(TokioExecutor::new()).http2_only(true).build(connector);
+    let client = grpc_client();
     let nodes: Vec<_> = bed.cluster.nodes().iter().map(testkit::Node::grpc_addr).collect();
     for (i, (path, body)) in corpus.iter().enumerate() {
         let what = format!("{path} {}", String::from_utf8_lossy(body).escape_debug());
-        let direct = async |node: usize| grpc_answer(&client, nodes[node], path, body).await;
-        let routed = async || grpc_answer(&client, bed.proxy.grpc_addr, path, body).await;
+        let direct = async |node: usize| grpc_answer(&client, nodes[node], path, body, &[]).await;
+        let routed = async || grpc_answer(&client, bed.proxy.grpc_addr, path, body, &[]).await;
         assert_equal(&what, i, direct, routed).await;
     }
     println!("{} requests over {} RPCs", corpus.len(), RPCS.lines().count());

@@ -99,7 +99,11 @@ pub(crate) fn essence(response: &Response<Bytes>) -> (u16, Vec<(String, String)>
 }
 
 pub(crate) async fn filled() -> Bed {
-    let bed = Bed::new().await;
+    fill(Bed::new().await).await
+}
+
+/// Makes the collection `books` of forty points, and an alias of it.
+pub(crate) async fn fill(bed: Bed) -> Bed {
     bed.collection("books", json!({ "shard_number": 6, "replication_factor": 2 })).await;
     let rest = bed.rest();
     let points: Vec<_> =

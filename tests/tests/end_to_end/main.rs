@@ -2,6 +2,7 @@
 //!
 //! Every suite runs on embedded nodes, and on real ones where `QDRANT_BIN` names a server.
 
+mod access;
 mod bed;
 mod clients;
 mod corpus;

@@ -7,12 +7,18 @@ use qdrant_client::qdrant::collections_server::Collections;
 use serde_json::Map;
 use tonic::{Request, Response, Status};
 
+use super::super::auth::Access;
 use super::super::consensus::{AliasAction, NewCollection, ReplicaState, Schema};
 use super::super::engine::{ClusterChange, CollectionPatch, NewShardKey};
 use super::super::error::{Kind, OpError, OpResult};
 use super::{Front, input, output};
 
 type Answer<T> = Result<Response<T>, Status>;
+
+/// Whether the caller may know of this collection, or alias.
+fn may_see<T>(request: &Request<T>, name: &str) -> bool {
+    request.extensions().get::<Access>().is_none_or(|access| access.covers(name))
+}
 
 fn done(result: bool, began: Instant) -> Response<pb::CollectionOperationResponse> {
     Response::new(pb::CollectionOperationResponse { result, time: output::seconds(began) })
@@ -111,10 +117,13 @@ impl Collections for Front {
         }))
     }
 
-    async fn list(&self, _: Request<pb::ListCollectionsRequest>) -> Answer<pb::ListCollectionsResponse> {
+    async fn list(
+        &self,
+        request: Request<pb::ListCollectionsRequest>,
+    ) -> Answer<pb::ListCollectionsResponse> {
         let began = Instant::now();
-        let collections =
-            self.engine.collections().into_iter().map(|name| pb::CollectionDescription { name });
+        let names = self.engine.collections().into_iter().filter(|name| may_see(&request, name));
+        let collections = names.map(|name| pb::CollectionDescription { name });
         Ok(Response::new(pb::ListCollectionsResponse {
             collections: collections.collect(),
             time: output::seconds(began),
@@ -205,9 +214,14 @@ impl Collections for Front {
         Ok(aliases(self.engine.aliases(Some(&name)), began))
     }
 
-    async fn list_aliases(&self, _: Request<pb::ListAliasesRequest>) -> Answer<pb::ListAliasesResponse> {
+    async fn list_aliases(
+        &self,
+        request: Request<pb::ListAliasesRequest>,
+    ) -> Answer<pb::ListAliasesResponse> {
         let began = Instant::now();
-        Ok(aliases(self.engine.aliases(None), began))
+        let mut rows = self.engine.aliases(None);
+        rows.retain(|(alias, collection)| may_see(&request, alias) && may_see(&request, collection));
+        Ok(aliases(rows, began))
     }
 
     async fn collection_cluster_info(

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::auth;
 use super::super::engine::Engine;
 use super::super::error::{OpError, OpResult};
 use super::{Ask, Reply, collections, points, service, snapshots};
@@ -46,6 +47,25 @@ const fn route(method: &'static str, pattern: &'static str, need: Need, what: Wh
 }
 
 impl Route {
+    /// What its caller needs to be allowed; nothing where it is open to everybody.
+    pub(super) fn needs<'a>(&self, params: &'a [String]) -> Option<auth::Need<'a>> {
+        let write = match self.need {
+            Need::Nothing => return None,
+            Need::Read => false,
+            Need::Write => true,
+        };
+        const LISTS: [&str; 4] = ["/collections", "/aliases", "/telemetry", "/issues"];
+        if !write && LISTS.contains(&self.pattern) {
+            return Some(auth::Need::Credential);
+        }
+        let rest = self.pattern.strip_prefix("/collections/{collection_name}");
+        let is_managed = write && matches!(rest, Some("" | "/cluster" | "/shards" | "/shards/delete"));
+        Some(match (rest, params.first()) {
+            (Some(_), Some(name)) if !is_managed => auth::Need::Collection { name, write },
+            _ => auth::Need::Global { write },
+        })
+    }
+
     /// Whether points are read or written, of a collection or of one shard.
     pub(super) fn is_about_points(&self) -> bool {
         self.pattern.contains("/points") || self.pattern.ends_with("/facet")

@@ -1,4 +1,4 @@
-//! What strangers send on the wire: it is refused, or forwarded in one unambiguous form.
+//! Shapes of ambiguous requests, one by one.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -157,13 +157,51 @@ async fn what_is_forwarded_has_one_framing() {
 }
 
 #[tokio::test]
+async fn nothing_follows_a_request_whose_end_is_unclear() {
+    let block = Block::claim().expect("addresses");
+    let spy = Spy::start(block.node(0)).await;
+    let (proxy, _stop) = proxy(&block).await;
+    spy.take();
+    for (what, request) in [
+        (
+            "a length and chunks",
+            "POST /x HTTP/1.1\r\nhost: q\r\ncontent-length: 60\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        (
+            "chunks and a length",
+            "POST /x HTTP/1.1\r\nhost: q\r\ntransfer-encoding: chunked\r\ncontent-length: 60\r\n\r\n0\r\n\r\n",
+        ),
+        ("a tunnel", "CONNECT q:6333 HTTP/1.1\r\nhost: q:6333\r\n\r\n"),
+    ] {
+        let answer =
+            exchange(proxy, format!("{request}GET /next HTTP/1.1\r\nhost: q\r\n\r\n").as_bytes()).await;
+        let forwarded = spy.take();
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{what}: {answer}");
+        assert!(answer.contains("connection: close"), "{what}: {answer}");
+        assert!(!forwarded.contains("/next") && !forwarded.contains("CONNECT"), "{what}: {forwarded}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_of_requests_stay_behind() {
+    let block = Block::claim().expect("addresses");
+    let spy = Spy::start(block.node(0)).await;
+    let (proxy, _stop) = proxy(&block).await;
+    spy.take();
+    let request = "POST /x HTTP/1.1\r\nhost: q\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx-sum: 1\r\n\r\n";
+    exchange(proxy, request.as_bytes()).await;
+    let forwarded = spy.take();
+    assert!(forwarded.contains("/x") && !forwarded.contains("x-sum"), "{forwarded}");
+}
+
+#[tokio::test]
 async fn oversized_heads_are_refused() {
     let block = Block::claim().expect("addresses");
     let spy = Spy::start(block.node(0)).await;
     let (proxy, _stop) = proxy(&block).await;
     spy.take();
     let many: String = (0..200).map(|n| format!("x-{n}: 1\r\n")).collect();
-    let long = format!("x-long: {}\r\n", "a".repeat(1 << 20));
+    let long = format!("x-long: {}\r\n", "a".repeat(130 << 10));
     for headers in [many, long] {
         let answer = exchange(proxy, format!("GET /x HTTP/1.1\r\nhost: q\r\n{headers}\r\n").as_bytes()).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");

@@ -1,0 +1,67 @@
+//! Generated input, while others are served.
+
+use std::{env, net::SocketAddr, time::Duration};
+
+use http::StatusCode;
+use testkit::Block;
+
+use crate::{
+    attack::{WellBehaved, attack},
+    process::{MAX_GROWTH, Memory},
+    program::{Program, eventually, get},
+    spy::Spies,
+    wire::Generator,
+};
+
+/// How many requests are sent, unless the environment says otherwise, and from which seed.
+const REQUESTS: u64 = 20_000;
+const SEED: u64 = 1;
+
+/// How long the well-behaved have the program for themselves, to compare with.
+const ALONE: Duration = Duration::from_secs(2);
+
+fn number(variable: &str, default: u64) -> u64 {
+    env::var(variable).map_or(default, |text| text.parse().expect("a number"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_input_is_forwarded_plainly_or_not_at_all_and_harms_nobody_else() {
+    let (requests, seed) = (number("QDRANT_ROUTER_HOSTILE", REQUESTS), number("QDRANT_ROUTER_SEED", SEED));
+    let block = Block::claim().expect("addresses");
+    let spies = Spies::start(&block).await;
+    let nodes = [0, 1].map(|node| format!("--node={}", block.node(node)));
+    let program = Program::serve(block.proxy(), &[&nodes[0], &nodes[1], "--log=warn"]);
+    eventually("it is ready", async || {
+        get(block.proxy(), 9633, "/readyz").await.is_some_and(|(status, _)| status == StatusCode::OK)
+    })
+    .await;
+    let ports = [6333, 6334].map(|port| SocketAddr::new(block.proxy(), port));
+
+    let well_behaved = WellBehaved::start(ports[0], ports[1]);
+    tokio::time::sleep(ALONE).await;
+    let mut alone = well_behaved.end().await;
+    assert_eq!(alone.failures, Vec::<String>::new());
+
+    let memory = Memory::of(&program);
+    let well_behaved = WellBehaved::start(ports[0], ports[1]);
+    attack(ports, Generator::seeded(seed), requests).await;
+    let mut served = well_behaved.end().await;
+    let growth = memory.growth();
+
+    let (p99_alone, p99) = (alone.p99(), served.p99());
+    let seen = std::mem::take(&mut *spies.seen());
+    println!(
+        "{requests} hostile requests from seed {seed}: {} forwarded, {} broke off; {} well-behaved ones answered, \
+         p99 {p99_alone:?} alone and {p99:?} under attack; memory grew by {} KiB",
+        seen.forwarded,
+        seen.broken_off,
+        served.count(),
+        growth >> 10,
+    );
+    let said = program.said();
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(seen.mistakes, Vec::<String>::new());
+    assert_eq!(served.failures, Vec::<String>::new());
+    assert!(seen.forwarded > requests / 20, "the nodes have seen {} requests", seen.forwarded);
+    assert!(growth <= MAX_GROWTH, "memory grew by {growth} bytes");
+}

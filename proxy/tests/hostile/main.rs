@@ -1,0 +1,21 @@
+//! What strangers send on the wire: it is refused, or forwarded in one unambiguous form, and harms nobody
+//! else.
+//!
+//! `QDRANT_ROUTER_HOSTILE` says how many generated requests are sent, and `QDRANT_ROUTER_SEED` which.
+
+mod ambiguity;
+mod attack;
+mod cancelled;
+mod frames;
+mod generated;
+mod marker;
+mod pressure;
+mod process;
+#[path = "../program/program.rs"]
+mod program;
+mod secrets;
+mod shapes;
+mod spy;
+mod strict;
+mod talk;
+mod wire;
