@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let is_complete = response.into_body().collect().await.is_ok();
         answered += u32::from(status.is_success() && is_complete);
 
-        let (node, attempts) = routed.map(|routed| (routed.node, routed.attempts)).unwrap_or_default();
+        let (node, attempts) = routed.map(|routed| (routed.node(), routed.attempts)).unwrap_or_default();
         println!("read {read}: {status} from {}, attempts: {attempts}", node.as_deref().unwrap_or("nobody"));
     }
     println!("{answered} of {reads} reads were answered");

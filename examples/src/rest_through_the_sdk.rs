@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let request = Request::get("/collections").body(Empty::<Bytes>::new())?;
     let response = router.oneshot(request).await?;
     if let Some(routed) = response.extensions().get::<Routed>() {
-        println!("answered by {:?} because of {:?}", routed.node, routed.reason);
+        println!("answered by {:?} because of {:?}", routed.node(), routed.reason);
     }
     println!("{}", String::from_utf8_lossy(&response.into_body().collect().await?.to_bytes()));
     Ok(())

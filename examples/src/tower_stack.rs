@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
 impl Tally {
     /// Counts a response, which tells how it was routed.
     fn count(&self, response: Response<ResponseBody>) -> Response<ResponseBody> {
-        let node = response.extensions().get::<Routed>().and_then(|routed| routed.node.clone());
+        let node = response.extensions().get::<Routed>().and_then(Routed::node);
         let node = node.unwrap_or_else(|| "nobody".to_owned());
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(node).or_default() += 1;
         response

@@ -11,14 +11,13 @@ use hyper_util::{
         graceful::{GracefulShutdown, Watcher},
     },
 };
-use qdrant_router::ResponseBody;
+use qdrant_router::{Batched, ResponseBody};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::Instant,
 };
 use tokio_rustls::TlsAcceptor;
-use tower::Service;
 
 use crate::{
     lifecycle::Proxy,
@@ -153,8 +152,9 @@ async fn serve_connection(
                 return;
             }
             let service = service_fn(move |request| answer(desk.clone(), request));
-            let connection = server.serve_connection(TokioIo::new(tcp), service).into_owned();
-            watcher.watch(connection).await
+            let tcp = Batched::new(tcp);
+            let connection = server.serve_connection(TokioIo::new(tcp.clone()), service).into_owned();
+            tcp.drive(watcher.watch(connection)).await
         }
         Some(tls) => {
             let handshake = TlsAcceptor::from(tls).accept(tcp);
@@ -165,8 +165,9 @@ async fn serve_connection(
                 _ => server.http1_only(),
             };
             let service = service_fn(move |request| answer(desk.clone(), request));
-            let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-            watcher.watch(connection).await
+            let stream = Batched::new(stream);
+            let connection = server.serve_connection(TokioIo::new(stream.clone()), service).into_owned();
+            stream.drive(watcher.watch(connection)).await
         }
     };
     if let Err(error) = served {
@@ -195,16 +196,14 @@ async fn answer(
     let began = Instant::now();
     let record = desk.proxy.telemetry.begin(&mut request);
     let is_last = has_unclear_end(&request);
-    let mut response = desk.router().call(request).await?;
+    let (mut response, routed) = desk.router().route(request).await;
     if is_last {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Some(routed) = response.extensions_mut().remove() {
-        let took = began.elapsed();
-        desk.proxy.metrics.observe(&routed, response.status(), took);
-        if let Some(record) = record {
-            desk.proxy.telemetry.end(*record, &routed, &response, took);
-        }
+    let took = began.elapsed();
+    desk.proxy.metrics.observe(&routed, response.status(), took);
+    if let Some(record) = record {
+        desk.proxy.telemetry.end(*record, &routed, &response, took);
     }
     Ok(response)
 }

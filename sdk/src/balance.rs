@@ -46,8 +46,12 @@ const MAX_HANDICAP: u64 = 10;
 const FIRST_GUESS: Duration = Duration::from_millis(1);
 
 /// Load and health of every address that requests were sent to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Balance {
+    /// Times are microseconds since then.
+    started: Instant,
+    /// When a request was last sent anywhere: near enough to now for what changes in seconds.
+    recent: AtomicU64,
     nodes: DashMap<Address, Arc<NodeState>, FxBuildHasher>,
     reads: RecentReads,
     ejections: AtomicU64,
@@ -66,6 +70,7 @@ pub struct Traffic {
 /// Load and health of one address.
 #[derive(Debug)]
 struct NodeState {
+    started: Instant,
     in_flight: AtomicUsize,
     /// Those of them whose answer has not begun.
     waiting: AtomicUsize,
@@ -86,8 +91,10 @@ struct NodeState {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     node: Arc<NodeState>,
-    sent_at: Instant,
-    is_waiting: AtomicBool,
+    /// By the node's clock.
+    sent_at: u64,
+    /// When the wait for the answer was over; zero before.
+    heard_at: AtomicU64,
 }
 
 /// A moving average in microseconds that jumps up and decays down.
@@ -95,9 +102,7 @@ pub(crate) struct InFlight {
 struct PeakEwma {
     /// Microseconds, as the bits of an `f64`.
     average: AtomicU64,
-    /// Microseconds since `started`.
     updated: AtomicU64,
-    started: Instant,
 }
 
 // === impl Balance ===
@@ -108,10 +113,12 @@ impl Balance {
         let node = self.node(address);
         node.in_flight.fetch_add(1, Ordering::Relaxed);
         node.sent.fetch_add(1, Ordering::Relaxed);
+        let sent_at = node.clock();
+        self.recent.store(sent_at, Ordering::Relaxed);
         if node.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
-            node.hear();
+            node.heard_at.store(sent_at, Ordering::Relaxed);
         }
-        InFlight { node, sent_at: Instant::now(), is_waiting: AtomicBool::new(true) }
+        InFlight { node, sent_at, heard_at: AtomicU64::new(0) }
     }
 
     /// Notes how long a read took, for the hedges of others.
@@ -131,7 +138,7 @@ impl Balance {
 
     /// Whether the node at `address` is to be spared the reads of `collection`.
     pub(crate) fn spares_reads(&self, address: Address, collection: &str) -> bool {
-        self.nodes.get(&address).is_some_and(|node| node.sparing.spares_reads(collection, node.clock()))
+        self.nodes.get(&address).is_some_and(|node| node.sparing.spares_reads(collection, || node.clock()))
     }
 
     /// The addresses that have given no sign of life for `silence`, though requests wait there.
@@ -204,7 +211,19 @@ impl Balance {
         if let Some(node) = self.nodes.get(&address) {
             return node.clone();
         }
-        self.nodes.entry(address).or_insert_with(|| Arc::new(NodeState::new())).clone()
+        self.nodes.entry(address).or_insert_with(|| Arc::new(NodeState::new(self.started))).clone()
+    }
+}
+
+impl Default for Balance {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            recent: AtomicU64::new(0),
+            nodes: DashMap::default(),
+            reads: RecentReads::default(),
+            ejections: AtomicU64::new(0),
+        }
     }
 }
 
@@ -222,7 +241,7 @@ impl Conditions for Balance {
             let waiting = node.in_flight.load(Ordering::Relaxed) as u64 + 1;
             // Quick errors are no merit: of two nodes that are both spared, the better one is asked.
             let poor = node.sparing.poor_streak() + 1;
-            let latency = node.latency.now() as u64 + 1;
+            let latency = node.latency.at(self.recent.load(Ordering::Relaxed)) as u64 + 1;
             waiting.saturating_mul(latency).saturating_mul(node.handicap()).saturating_mul(poor)
         })
     }
@@ -252,8 +271,9 @@ impl Observer for Balance {
 // === impl NodeState ===
 
 impl NodeState {
-    fn new() -> Self {
+    fn new(started: Instant) -> Self {
         Self {
+            started,
             in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             heard_at: AtomicU64::new(0),
@@ -261,14 +281,14 @@ impl NodeState {
             joined_at: AtomicU64::new(0),
             hung: Arc::default(),
             ejected: AtomicBool::new(false),
-            latency: PeakEwma::new(FIRST_GUESS),
+            latency: PeakEwma::new(FIRST_GUESS, started.elapsed().as_micros() as u64),
             sent: AtomicU64::new(0),
             latencies: LatencyCounter::default(),
         }
     }
 
     fn is_spared(&self) -> bool {
-        self.sparing.spares_node(self.clock())
+        self.sparing.spares_node(|| self.clock())
     }
 
     fn join(&self) {
@@ -283,6 +303,9 @@ impl NodeState {
             joined_at => {
                 let slow_start = SLOW_START.as_micros() as u64;
                 let age = self.clock().saturating_sub(joined_at).max(1);
+                if age >= slow_start {
+                    self.joined_at.store(0, Ordering::Relaxed);
+                }
                 (slow_start / age).clamp(1, MAX_HANDICAP)
             }
         }
@@ -297,9 +320,9 @@ impl NodeState {
         Duration::from_micros(self.clock().saturating_sub(since))
     }
 
-    /// Microseconds since the node became known.
+    /// Microseconds since the beginning, one for all nodes.
     fn clock(&self) -> u64 {
-        self.latency.clock()
+        self.started.elapsed().as_micros() as u64
     }
 }
 
@@ -309,17 +332,22 @@ impl InFlight {
     /// Notes that the head of the answer has come, how long that took, and whether this tells how loaded
     /// the node is.
     pub(crate) fn answered(&self, tells_load: bool) -> Duration {
-        let took = self.sent_at.elapsed();
+        let heard_at = match self.heard_at.load(Ordering::Relaxed) {
+            0 => self.node.clock(),
+            heard_at => heard_at,
+        };
+        let took = Duration::from_micros(heard_at.saturating_sub(self.sent_at));
         self.node.latencies.observe(took);
         if tells_load {
-            self.node.latency.observe(took);
+            self.node.latency.observe(took, heard_at);
         }
         took
     }
 
     /// Notes that the answer takes longer than usual: at least as long as it has been waited for.
     pub(crate) fn is_late(&self) {
-        self.node.latency.observe(self.sent_at.elapsed());
+        let now = self.node.clock();
+        self.node.latency.observe(Duration::from_micros(now.saturating_sub(self.sent_at)), now);
     }
 
     /// Notes that a read of `collection` was answered well, as answers go.
@@ -334,9 +362,10 @@ impl InFlight {
 
     /// Notes that the wait is over: an answer has begun, or never will.
     pub(crate) fn heard(&self) {
-        if self.is_waiting.swap(false, Ordering::Relaxed) {
+        let now = self.node.clock().max(1);
+        if self.heard_at.swap(now, Ordering::Relaxed) == 0 {
             self.node.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.node.hear();
+            self.node.heard_at.store(now, Ordering::Relaxed);
         }
     }
 
@@ -348,7 +377,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if *self.is_waiting.get_mut() {
+        if *self.heard_at.get_mut() == 0 {
             self.node.waiting.fetch_sub(1, Ordering::Relaxed);
         }
         self.node.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -358,18 +387,14 @@ impl Drop for InFlight {
 // === impl PeakEwma ===
 
 impl PeakEwma {
-    fn new(first: Duration) -> Self {
-        Self {
-            average: AtomicU64::new(micros(first).to_bits()),
-            updated: AtomicU64::new(0),
-            started: Instant::now(),
-        }
+    fn new(first: Duration, now: u64) -> Self {
+        Self { average: AtomicU64::new(micros(first).to_bits()), updated: AtomicU64::new(now) }
     }
 
     /// Takes an answer into account. Two at the same moment may lose one of each other: an average
     /// does not mind, and a lock would cost more than it is worth.
-    fn observe(&self, latency: Duration) {
-        let (latency, now) = (micros(latency), self.clock());
+    fn observe(&self, latency: Duration, now: u64) {
+        let latency = micros(latency);
         let average = f64::from_bits(self.average.load(Ordering::Relaxed));
         let next = if latency >= average {
             latency
@@ -381,18 +406,14 @@ impl PeakEwma {
         self.updated.store(now, Ordering::Relaxed);
     }
 
-    /// The average now. Without answers it decays, so that a node that was slow is tried again.
-    fn now(&self) -> f64 {
-        f64::from_bits(self.average.load(Ordering::Relaxed)) * self.weight(self.clock())
+    /// The average at `now`. Without answers it decays, so that a node that was slow is tried again.
+    fn at(&self, now: u64) -> f64 {
+        f64::from_bits(self.average.load(Ordering::Relaxed)) * self.weight(now)
     }
 
     fn weight(&self, now: u64) -> f64 {
         let age = now.saturating_sub(self.updated.load(Ordering::Relaxed)) as f64;
         (-age / micros(DECAY)).exp()
-    }
-
-    fn clock(&self) -> u64 {
-        self.started.elapsed().as_micros() as u64
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body::Body as HttpBody;
+use smallvec::SmallVec;
 
 use crate::{
     balance::Balance,
@@ -98,8 +99,6 @@ pub struct Routed {
     pub collection: Option<Arc<str>>,
     /// Why it went where it went; `None` where there was nobody to send it to.
     pub reason: Option<Reason>,
-    /// The node that answered: its pod name where known, else its address.
-    pub node: Option<String>,
     /// The peer that answered, where known.
     pub peer: Option<PeerId>,
     /// How many times it was sent, each of its parts counted.
@@ -112,6 +111,10 @@ pub struct Routed {
     pub answered: bool,
     /// Where it would have gone, with [`Routing::Observe`].
     pub observed: Option<Box<Explanation>>,
+    /// Who answered, each part of it.
+    places: SmallVec<[(Option<PeerId>, Address); 1]>,
+    /// What it was decided on.
+    snapshot: Option<Arc<Topology>>,
 }
 
 // === impl Router ===
@@ -164,7 +167,10 @@ impl Router {
         &self.0.dispatcher.balance
     }
 
-    async fn answer<B>(self, request: Request<B>) -> Response<ResponseBody>
+    /// Answers `request`, and tells how it was routed.
+    ///
+    /// The same as calling the service, without the box around its future and the extension of its response.
+    pub async fn route<B>(&self, request: Request<B>) -> (Response<ResponseBody>, Routed)
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -176,32 +182,22 @@ impl Router {
         let mut routed = Routed::unanswered(&call);
 
         if !has_path(&head.method, &head.uri) {
-            let mut response = refuse(protocol, &Failure::NoPath).map(ResponseBody::local);
-            response.extensions_mut().insert(routed);
-            return response;
+            return (refuse(protocol, &Failure::NoPath).map(ResponseBody::local), routed);
         }
         let Some(mut admitted) = self.0.admission.admit() else {
-            let mut response = refuse(protocol, &Failure::Overloaded).map(ResponseBody::local);
-            response.extensions_mut().insert(routed);
-            return response;
+            return (refuse(protocol, &Failure::Overloaded).map(ResponseBody::local), routed);
         };
         let deadline = if protocol == Protocol::Grpc { deadline(&head.headers) } else { None };
         let pin = NodePin::take(&mut head.headers);
         let retry_writes = match retry_writes(&mut head.headers) {
             Ok(wish) => wish.unwrap_or(self.0.retry_writes),
-            Err(failure) => {
-                let mut response = refuse(protocol, &failure).map(ResponseBody::local);
-                response.extensions_mut().insert(routed);
-                return response;
-            }
+            Err(failure) => return (refuse(protocol, &failure).map(ResponseBody::local), routed),
         };
         let prepared = match self.0.prepare(&call, pin, &head.headers, body, Some(&mut admitted)).await {
             Ok(prepared) => prepared,
             Err(failure) => {
-                let failure = self.explained(failure, &head.headers).await;
-                let mut response = refuse(protocol, &failure).map(ResponseBody::local);
-                response.extensions_mut().insert(routed);
-                return response;
+                let failure = Box::pin(self.explained(failure, &head.headers)).await;
+                return (refuse(protocol, &failure).map(ResponseBody::local), routed);
             }
         };
         let Prepared { placement, collection, snapshot, body, plain } = prepared;
@@ -222,25 +218,29 @@ impl Router {
         };
         routed.collection.clone_from(&job.collection);
         routed.observed = self.0.observe(&call, &mut job);
+        routed.snapshot = Some(snapshot.clone());
+        // What is rare lies in boxes, so that the future of what is common is small.
         let dispatcher = &self.0.dispatcher;
         let mut response = if matches!(job.placement, Placement::AllNodes) {
-            let Gathered { reply, plans, attempts, parts, is_complete } = dispatcher.gather(job).await;
-            routed.merged(Reason::AllNodes, &plans, &snapshot);
+            let Gathered { reply, plans, attempts, parts, is_complete } =
+                Box::pin(dispatcher.gather(job)).await;
+            routed.merged(Reason::AllNodes, &plans);
             (routed.attempts, routed.parts, routed.answered) = (attempts, parts, is_complete);
             merged_response(reply)
         } else if let Some(parts) = dispatcher.deal(&call, &job) {
-            let Merged { reply, plans, attempts, parts } = dispatcher.send_parts(protocol, parts).await;
-            routed.merged(Reason::Split, &plans, &snapshot);
+            let Merged { reply, plans, attempts, parts } =
+                Box::pin(dispatcher.send_parts(protocol, parts)).await;
+            routed.merged(Reason::Split, &plans);
             (routed.attempts, routed.parts, routed.answered) = (attempts, parts, plans.len() == parts);
             merged_response(reply)
         } else {
             let direct = match dispatcher.direct(&call, &job) {
-                Some(read) => dispatcher.read_direct(read).await,
+                Some(read) => Box::pin(dispatcher.read_direct(read)).await,
                 None => None,
             };
             match direct {
                 Some(DirectAnswer { reply, plans, attempts }) => {
-                    routed.merged(Reason::DirectRead, &plans, &snapshot);
+                    routed.merged(Reason::DirectRead, &plans);
                     (routed.attempts, routed.parts, routed.answered) = (attempts, plans.len(), true);
                     merged_response(reply)
                 }
@@ -251,8 +251,7 @@ impl Router {
         if explain {
             routed.write_headers(&snapshot, response.headers_mut());
         }
-        response.extensions_mut().insert(routed);
-        response
+        (response, routed)
     }
 
     /// Adds to a failure what only those may know whom Qdrant lets in.
@@ -277,7 +276,7 @@ impl Router {
         };
         routed.reason = Some(plan.reason);
         routed.peer = plan.peer;
-        routed.node = Some(label(&job.snapshot, plan.peer, plan.address));
+        routed.places.push((plan.peer, plan.address));
         routed.attempts = attempts;
         routed.expected_rpcs = plan.expected_rpcs;
         routed.answered = true;
@@ -305,7 +304,11 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let router = self.clone();
-        Box::pin(async move { Ok(router.answer(request).await) })
+        Box::pin(async move {
+            let (mut response, routed) = router.route(request).await;
+            response.extensions_mut().insert(routed);
+            Ok(response)
+        })
     }
 }
 
@@ -361,6 +364,14 @@ fn label(snapshot: &Topology, peer: Option<PeerId>, address: Address) -> String 
 // === impl Routed ===
 
 impl Routed {
+    /// The node that answered: its pod name where known, else its address. Several where it was sent in parts.
+    #[must_use]
+    pub fn node(&self) -> Option<String> {
+        let snapshot = self.snapshot.as_ref().filter(|_| !self.places.is_empty())?;
+        let labels = self.places.iter().map(|&(peer, address)| label(snapshot, peer, address));
+        Some(labels.collect::<Vec<_>>().join(","))
+    }
+
     fn unanswered(call: &Call) -> Self {
         Self {
             protocol: call.protocol,
@@ -368,21 +379,21 @@ impl Routed {
             operation: call.operation,
             collection: None,
             reason: None,
-            node: None,
             peer: None,
             attempts: 0,
             parts: 1,
             expected_rpcs: None,
             answered: false,
             observed: None,
+            places: SmallVec::new(),
+            snapshot: None,
         }
     }
 
     /// Takes over how the parts of an answer came about.
-    fn merged(&mut self, reason: Reason, plans: &[Plan], snapshot: &Topology) {
-        let labels: Vec<String> = plans.iter().map(|plan| label(snapshot, plan.peer, plan.address)).collect();
+    fn merged(&mut self, reason: Reason, plans: &[Plan]) {
         self.reason = Some(reason);
-        self.node = Some(labels.join(","));
+        self.places = plans.iter().map(|plan| (plan.peer, plan.address)).collect();
         self.expected_rpcs = plans.iter().map(|plan| plan.expected_rpcs).sum();
     }
 
@@ -392,8 +403,8 @@ impl Routed {
                 headers.insert(HeaderName::from_static(name), value);
             }
         };
-        if let Some(node) = &self.node {
-            set("x-qdrant-router-node", node.clone());
+        if let Some(node) = self.node() {
+            set("x-qdrant-router-node", node);
         }
         if let Some(reason) = self.reason {
             set("x-qdrant-router-reason", reason.as_str().to_owned());

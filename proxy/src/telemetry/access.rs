@@ -110,7 +110,7 @@ impl AccessLog {
             outcome = told.outcome,
             reason = routed.reason.map(Reason::as_str),
             observed_reason = routed.observed.as_ref().and_then(|observed| observed.reason).map(Reason::as_str),
-            node = routed.node.as_deref(),
+            node = routed.node(),
             attempts = routed.attempts,
             parts = routed.parts,
             head_ms = took.as_micros() as f64 / 1000.0,

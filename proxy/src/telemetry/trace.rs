@@ -196,7 +196,7 @@ impl RequestSpan {
             let reason = observed.reason.map_or("none", Reason::as_str);
             span.set_attribute(KeyValue::new("qdrant_router.observed_reason", reason));
         }
-        if let Some(node) = &routed.node {
+        if let Some(node) = routed.node() {
             span.set_attribute(KeyValue::new("qdrant_router.node", node.clone()));
         }
         if let Some(rpcs) = routed.expected_rpcs {

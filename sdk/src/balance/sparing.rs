@@ -50,7 +50,7 @@ struct Streak {
 
 impl Sparing {
     /// Whether the node is to be spared as a whole.
-    pub(super) fn spares_node(&self, now: u64) -> bool {
+    pub(super) fn spares_node(&self, now: impl FnOnce() -> u64) -> bool {
         self.node.is_spared(now)
     }
 
@@ -60,7 +60,7 @@ impl Sparing {
     }
 
     /// Whether the node is to be spared the reads of `collection`.
-    pub(super) fn spares_reads(&self, collection: &str, now: u64) -> bool {
+    pub(super) fn spares_reads(&self, collection: &str, now: impl FnOnce() -> u64) -> bool {
         self.look(collection, |streak| streak.is_spared(now)).unwrap_or(false)
     }
 
@@ -111,8 +111,12 @@ impl Sparing {
 // === impl Streak ===
 
 impl Streak {
-    fn is_spared(&self, now: u64) -> bool {
-        now < self.until.load(Ordering::Relaxed)
+    /// The clock is not read for a node that is well.
+    fn is_spared(&self, now: impl FnOnce() -> u64) -> bool {
+        match self.until.load(Ordering::Relaxed) {
+            0 => false,
+            until => now() < until,
+        }
     }
 
     /// Counts a poor answer.
@@ -150,17 +154,17 @@ mod tests {
         let sparing = Sparing::default();
         for now in 0..5 {
             sparing.good(Some("well"));
-            assert!(!sparing.spares_reads("behind", now));
+            assert!(!sparing.spares_reads("behind", || now));
             sparing.poor(Some("behind"), now);
         }
-        assert!(sparing.spares_reads("behind", SECOND) && !sparing.spares_reads("well", SECOND));
-        assert!(!sparing.spares_node(SECOND), "a good answer in between");
+        assert!(sparing.spares_reads("behind", || SECOND) && !sparing.spares_reads("well", || SECOND));
+        assert!(!sparing.spares_node(|| SECOND), "a good answer in between");
 
-        assert!(!sparing.spares_reads("behind", 4 + SECOND), "it is tried again");
+        assert!(!sparing.spares_reads("behind", || 4 + SECOND), "it is tried again");
         (0..5).for_each(|_| _ = sparing.poor(Some("behind"), 2 * SECOND));
-        assert!(sparing.spares_reads("behind", 4 * SECOND - 1), "and spared for longer");
+        assert!(sparing.spares_reads("behind", || 4 * SECOND - 1), "and spared for longer");
         sparing.good(Some("behind"));
-        assert!(!sparing.spares_reads("behind", 2 * SECOND), "until it answers well");
+        assert!(!sparing.spares_reads("behind", || 2 * SECOND), "until it answers well");
     }
 
     #[test]
@@ -170,8 +174,8 @@ mod tests {
             assert_eq!(sparing.poor(Some(collection), 0), None);
         }
         assert_eq!(sparing.poor(None, 0), Some(FIRST_PENALTY));
-        assert!(sparing.spares_node(SECOND - 1) && !sparing.spares_node(SECOND));
-        assert!(!sparing.spares_reads("a", 0));
+        assert!(sparing.spares_node(|| SECOND - 1) && !sparing.spares_node(|| SECOND));
+        assert!(!sparing.spares_reads("a", || 0));
     }
 
     #[test]
@@ -179,9 +183,11 @@ mod tests {
         let sparing = Sparing::default();
         sparing.rest("busy", Duration::from_secs(7), 0);
         sparing.rest("busy", Duration::from_secs(2), 0);
-        assert!(sparing.spares_reads("busy", 7 * SECOND - 1) && !sparing.spares_reads("busy", 7 * SECOND));
+        assert!(
+            sparing.spares_reads("busy", || 7 * SECOND - 1) && !sparing.spares_reads("busy", || 7 * SECOND)
+        );
         sparing.rest("busy", Duration::from_secs(1 << 40), 0);
-        assert!(!sparing.spares_reads("busy", 60 * SECOND));
+        assert!(!sparing.spares_reads("busy", || 60 * SECOND));
     }
 
     #[test]

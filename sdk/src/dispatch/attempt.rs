@@ -120,6 +120,7 @@ pub(super) struct Race {
 }
 
 /// What happens in a race.
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one, and none is kept")]
 pub(super) enum Event {
     /// An attempt has ended.
     Ended(Plan, Result<Answered, SendError>),

@@ -28,7 +28,7 @@ use http_body::{Body as HttpBody, Frame};
 use super::{
     BrokenAnswer, Outgoing, SendError, Sent, is_of_one_connection, strip_connection_headers, wire::Named,
 };
-use crate::{connect::Dialer, request::Body, topology::chain};
+use crate::{batch::Batched, connect::Dialer, request::Body, topology::chain};
 
 /// A quiet connection is asked whether it still lives this often,
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ pub(crate) struct GrpcBody {
     answer: RecvStream,
     is_data_over: bool,
     /// The rest of the request, where that is still on its way.
-    upload: Option<Upload>,
+    upload: Option<Box<Upload>>,
     _under_way: UnderWay,
 }
 
@@ -134,7 +134,7 @@ impl Pool {
                 let _ = stream.send_data(bytes, true);
                 None
             }
-            body @ Body::Stream(_) => Some(Upload { body, waiting: Bytes::new(), stream }),
+            body @ Body::Stream(_) => Some(Box::new(Upload { body, waiting: Bytes::new(), stream })),
         };
         let response = poll_fn(|cx| {
             if upload.as_mut().is_some_and(|upload| upload.poll(cx).is_ready()) {
@@ -191,13 +191,17 @@ impl Pool {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MAX_HEADER_LIST_BYTES);
-        let (sender, mut driver) =
-            builder.handshake(stream).await.map_err(|error| SendError::not_sent(chain(&error)))?;
+        let stream = Batched::new(stream);
+        // Its own turn: the preface has to go out.
+        let (sender, mut driver) = stream
+            .drive(builder.handshake(stream.clone()))
+            .await
+            .map_err(|error| SendError::not_sent(chain(&error)))?;
         let state = Arc::<State>::default();
         let (pings, over) = (driver.ping_pong(), state.clone());
         tokio::spawn(async move {
             tokio::select! {
-                outcome = &mut driver => {
+                outcome = stream.drive(&mut driver) => {
                     if let Err(error) = outcome {
                         tracing::debug!(%error, "a connection to a node ended");
                     }

@@ -37,6 +37,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Idle connections kept per node.
 const MAX_IDLE: usize = 256;
 
+/// Bodies up to this size are written together with their head.
+const SHORT_BYTES: usize = 8 << 10;
+
 /// What is read at once: little for heads and short answers, much for long ones.
 const READ_BYTES: usize = 8 << 10;
 const MAX_READ_BYTES: usize = 64 << 10;
@@ -101,13 +104,14 @@ impl Pool {
             Body::Full(bytes) => Length::Known(bytes.len() as u64),
             Body::Stream(stream) => stream.size_hint().exact().map_or(Length::Unknown, Length::Known),
         };
-        let lines = write_head(head.method, target, &self.authority, head.headers, length);
-        let is_chunked = length == Length::Unknown;
-        // A body in memory is written together with the head.
-        let (data, body) = match body {
-            Body::Full(bytes) => (bytes, None),
-            stream @ Body::Stream(_) => (Bytes::new(), Some(stream)),
+        // A short body goes out in one piece with the head: copying it costs less than having the system gather two.
+        let (along, data, body) = match body {
+            Body::Full(bytes) if bytes.len() <= SHORT_BYTES => (bytes, Bytes::new(), None),
+            Body::Full(bytes) => (Bytes::new(), bytes, None),
+            stream @ Body::Stream(_) => (Bytes::new(), Bytes::new(), Some(stream)),
         };
+        let lines = write_head(head.method, target, &self.authority, head.headers, length, &along);
+        let is_chunked = length == Length::Unknown;
         let is_head = *head.method == Method::HEAD;
         Request { is_head, head: lines, data, tail: &[], body, is_chunked, is_begun: false }
     }
@@ -271,7 +275,11 @@ impl Request {
                 continue;
             }
             let slices = [IoSlice::new(&self.head), IoSlice::new(&self.data), IoSlice::new(self.tail)];
-            let written = ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &slices))?;
+            let stream = Pin::new(&mut *stream);
+            let written = match self.data.is_empty() && self.tail.is_empty() {
+                true => ready!(stream.poll_write(cx, &self.head))?,
+                false => ready!(stream.poll_write_vectored(cx, &slices))?,
+            };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

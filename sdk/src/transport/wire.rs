@@ -70,16 +70,18 @@ pub(super) struct Malformed(&'static str);
 
 // === the request ===
 
-/// Writes the head of a request. Of `headers` those that concern one connection only stay behind.
+/// Writes the head of a request, with the beginning of its body `along`. Of `headers` those that concern one connection
+/// only stay behind.
 pub(super) fn write_head(
     method: &Method,
     target: &str,
     authority: &str,
     headers: &HeaderMap,
     length: Length,
+    along: &[u8],
 ) -> Bytes {
     // Most header lines are shorter than this.
-    let mut out = BytesMut::with_capacity(128 + target.len() + 48 * headers.len());
+    let mut out = BytesMut::with_capacity(128 + target.len() + 48 * headers.len() + along.len());
     out.put_slice(method.as_str().as_bytes());
     out.put_u8(b' ');
     out.put_slice(target.as_bytes());
@@ -109,6 +111,7 @@ pub(super) fn write_head(
         Length::Unknown => out.put_slice(b"transfer-encoding: chunked\r\n"),
     }
     out.put_slice(b"\r\n");
+    out.put_slice(along);
     out.freeze()
 }
 

@@ -6,8 +6,8 @@ fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
     pairs.collect()
 }
 
-fn written(method: Method, pairs: &[(&'static str, &'static str)], length: Length) -> String {
-    let bytes = write_head(&method, "/x?y=1", "10.0.0.1:6333", &headers(pairs), length);
+fn written(method: &Method, pairs: &[(&'static str, &'static str)], length: Length) -> String {
+    let bytes = write_head(method, "/x?y=1", "10.0.0.1:6333", &headers(pairs), length, b"");
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
@@ -20,24 +20,24 @@ fn answer(text: &str) -> Result<Option<(Head, BytesMut)>, Malformed> {
 fn a_head_goes_out_with_one_host_and_one_framing() {
     assert_eq!(
         written(
-            Method::GET,
+            &Method::GET,
             &[("accept", "a/b"), ("host", "elsewhere"), ("content-length", "0")],
             Length::Known(0)
         ),
         "GET /x?y=1 HTTP/1.1\r\nhost: 10.0.0.1:6333\r\naccept: a/b\r\n\r\n"
     );
     assert_eq!(
-        written(Method::POST, &[("transfer-encoding", "chunked")], Length::Known(12_345_678_901)),
+        written(&Method::POST, &[("transfer-encoding", "chunked")], Length::Known(12_345_678_901)),
         "POST /x?y=1 HTTP/1.1\r\nhost: 10.0.0.1:6333\r\ncontent-length: 12345678901\r\n\r\n"
     );
-    assert!(written(Method::POST, &[], Length::Known(0)).contains("content-length: 0\r\n"));
-    assert!(written(Method::PUT, &[], Length::Unknown).contains("transfer-encoding: chunked\r\n"));
+    assert!(written(&Method::POST, &[], Length::Known(0)).contains("content-length: 0\r\n"));
+    assert!(written(&Method::PUT, &[], Length::Unknown).contains("transfer-encoding: chunked\r\n"));
 }
 
 #[test]
 fn headers_of_one_connection_stay_with_it() {
     let out = written(
-        Method::GET,
+        &Method::GET,
         &[
             ("connection", "close, X-Hop"),
             ("x-hop", "1"),
