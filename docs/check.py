@@ -10,11 +10,10 @@ import sys
 import unicodedata
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BOOK = ROOT / "docs" / "src"
+BOOK = ROOT / "docs"
 PAGES = sorted(BOOK.rglob("*.md"))
 OTHERS = [
     *(path for path in ROOT.glob("*.md")),
-    *(ROOT / "docs").glob("*.md"),
     *(ROOT / "tests").rglob("README.md"),
 ]
 SKIP = {"target", "node_modules", "book"}
@@ -137,27 +136,27 @@ def check_summary():
 def check_lists():
     """What the pages list must be what the code has."""
     read = lambda path: (ROOT / path).read_text()
-    operations, routing = read("docs/src/operations.md"), read("docs/src/routing.md")
+    operations, routing = read("docs/operations.md"), read("docs/routing.md")
     alerts = read("deploy/monitoring/alerts.yaml")
     for alert in re.findall(r"- alert: (\w+)", alerts):
-        check(f"### {alert}\n" in operations, "docs/src/operations.md", f"no runbook for {alert}")
-        link = f"docs/src/operations.md#{alert.lower()}\n"
+        check(f"### {alert}\n" in operations, "docs/operations.md", f"no runbook for {alert}")
+        link = f"docs/operations.md#{alert.lower()}\n"
         check(link in alerts, "deploy/monitoring/alerts.yaml", f"{alert} does not name its runbook")
     reasons = re.findall(r'Self::\w+ => "(\w+)"', read("sdk/src/route.rs"))
     check(reasons, "sdk/src/route.rs", "no reasons were found")
     for reason in reasons:
-        check(f"| `{reason}` |" in routing, "docs/src/routing.md", f"the reason `{reason}` is missing")
+        check(f"| `{reason}` |" in routing, "docs/routing.md", f"the reason `{reason}` is missing")
     metrics = [ROOT / "proxy/src/metrics.rs", *(ROOT / "proxy/src/metrics").glob("*.rs")]
     registered = r'(?:registry\.register|\bgauge|encode_descriptor)\(\s*"(\w+)"'
     names = [metric for path in metrics for metric in re.findall(registered, path.read_text())]
     check(len(names) > 10, "proxy/src/metrics.rs", "few metrics were found")
     for metric in names:
         known = re.search(rf"`qdrant_router_{metric}(_total)?[`{{]", operations)
-        check(known, "docs/src/operations.md", f"the metric `{metric}` is missing")
+        check(known, "docs/operations.md", f"the metric `{metric}` is missing")
     for route in re.findall(r'\.route\("(/[a-z/]*)', read("proxy/src/admin.rs")):
         route = route.rstrip("/") or "/"
         is_asset = route in ("/dashboard", "/favicon")
-        check(is_asset or f"{route}`" in read("docs/src/proxy.md"), "docs/src/proxy.md", f"the path {route} is missing")
+        check(is_asset or f"{route}`" in read("docs/proxy.md"), "docs/proxy.md", f"the path {route} is missing")
 
 
 def main():

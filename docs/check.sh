@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the documentation; CI runs this. Builds the book into docs/book where mdbook is installed.
+# Checks the documentation; CI runs this. Builds the book into target/book where mdbook is installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

@@ -36,7 +36,7 @@ struct Readme;
 
 /// The code of the SDK guide, compiled.
 #[cfg(doctest)]
-#[doc = include_str!("../../docs/src/sdk.md")]
+#[doc = include_str!("../../docs/sdk.md")]
 struct SdkGuide;
 
 pub use self::{

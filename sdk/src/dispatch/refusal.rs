@@ -74,7 +74,8 @@ impl Failure {
         match self {
             Self::NoNode { .. } | Self::Broken { .. } => UNAVAILABLE,
             Self::ClientGone(_) => CANCELLED,
-            Self::Late => DEADLINE_EXCEEDED,
+            // As Qdrant itself does; its clients repeat this, and not DEADLINE_EXCEEDED.
+            Self::Late => CANCELLED,
             Self::Overloaded => RESOURCE_EXHAUSTED,
             Self::UnknownNode { .. } => NOT_FOUND,
             Self::NoPath | Self::UnknownPolicy(_) | Self::NotForAllNodes => INVALID_ARGUMENT,
@@ -115,7 +116,7 @@ impl Failure {
                 "qdrant-router: `x-qdrant-node: all` is for making and listing snapshots; name one node for anything else"
                     .to_owned()
             }
-            Self::Late => "qdrant-router: no answer within the time that the client gives".to_owned(),
+            Self::Late => "Timeout expired: qdrant-router has no answer within the time that the client gives".to_owned(),
             Self::Overloaded => {
                 "qdrant-router: too many requests are under way; come back later, or run more routers".to_owned()
             }
@@ -132,7 +133,6 @@ impl Failure {
 // Codes of gRPC.
 const CANCELLED: &str = "1";
 const INVALID_ARGUMENT: &str = "3";
-const DEADLINE_EXCEEDED: &str = "4";
 const NOT_FOUND: &str = "5";
 const PERMISSION_DENIED: &str = "7";
 const RESOURCE_EXHAUSTED: &str = "8";

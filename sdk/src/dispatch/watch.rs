@@ -67,9 +67,17 @@ pub(crate) async fn watch(balance: Arc<Balance>, transport: Arc<Transport>, topo
 /// Asks a silent node for a sign of life, and takes it out where there is none in time.
 async fn look(balance: &Balance, transport: &Transport, topology: &TopologyHandle, address: Address) {
     let mut answer = std::pin::pin!(answer(transport, address));
-    if tokio::time::timeout(ANSWER_TIME, &mut answer).await.is_ok() {
-        balance.hear(address);
-        return;
+    match tokio::time::timeout(ANSWER_TIME, &mut answer).await {
+        Ok(Sign::Alive) => return balance.hear(address),
+        // A broken connection is found by those whose connection it is.
+        Ok(Sign::Unclear) => return balance.hear(address),
+        // Whoever waits there waits for a process that is about to end, however long that takes.
+        Ok(Sign::Closed) => {
+            balance.give_up(address);
+            topology.refresh();
+            return;
+        }
+        Err(_) => {}
     }
     // An answer to somebody else is as good a sign.
     if !balance.silent(SILENCE).contains(&address) {
@@ -77,18 +85,32 @@ async fn look(balance: &Balance, transport: &Transport, topology: &TopologyHandl
     }
     balance.give_up(address);
     topology.refresh();
-    if tokio::time::timeout(LATE_ANSWER_TIME, answer).await == Ok(true) {
+    if tokio::time::timeout(LATE_ANSWER_TIME, answer).await == Ok(Sign::Alive) {
         balance.answered(address);
     }
 }
 
-/// Asks what costs the node nothing, and tells whether it has answered, however it did. A refused or broken
-/// connection is a sign too, and found by those whose connection it is.
-async fn answer(transport: &Transport, address: Address) -> bool {
+/// What comes of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    /// The node has answered, however it did.
+    Alive,
+    /// It takes no connections: a server that is told to end closes its REST port first, and may leave what it has
+    /// accepted over gRPC without an answer for as long as it has.
+    Closed,
+    /// The question got lost.
+    Unclear,
+}
+
+/// Asks what costs the node nothing.
+async fn answer(transport: &Transport, address: Address) -> Sign {
     let (uri, headers, body) = (Uri::from_static("/healthz"), HeaderMap::new(), Body::Full(Bytes::new()));
     let head = Outgoing { method: &Method::GET, uri: &uri, headers: &headers };
-    let Ok(exchange) = transport.send(address, Protocol::Rest, head, body) else { return false };
-    let Ok(response) = exchange.await else { return false };
-    drain(response.into_body()).await;
-    true
+    let Ok(exchange) = transport.send(address, Protocol::Rest, head, body) else { return Sign::Unclear };
+    match exchange.await {
+        Ok(response) => drain(response.into_body()).await,
+        Err(error) if error.no_connection => return Sign::Closed,
+        Err(_) => return Sign::Unclear,
+    }
+    Sign::Alive
 }

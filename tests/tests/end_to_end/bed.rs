@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 use testkit::{Cluster, ClusterBuilder, Rest};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::Instant};
 
+/// The official client's default.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long a state may be waited for.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -127,7 +130,12 @@ pub(crate) fn router_for(cluster: &Cluster) -> RouterBuilder {
 }
 
 pub(crate) fn official_at(addr: SocketAddr) -> qdrant_client::Qdrant {
+    official_with(addr, CALL_TIMEOUT)
+}
+
+pub(crate) fn official_with(addr: SocketAddr, timeout: Duration) -> qdrant_client::Qdrant {
     qdrant_client::Qdrant::from_url(&format!("http://{addr}"))
+        .timeout(timeout)
         .skip_compatibility_check()
         .build()
         .expect("a client")

@@ -1,7 +1,7 @@
 //! Nodes die, hang, slow down, move and talk nonsense under load; readers do not notice, and writers no more than
 //! Qdrant itself has them notice.
 //!
-//! Each test prints rows of the table in docs/src/reliability.md.
+//! Each test prints rows of the table in docs/reliability.md.
 
 use qdrant_client::qdrant::GetPointsBuilder;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! What clients under load saw, request by request, and the rows of docs/src/reliability.md that come of it.
+//! What clients under load saw, request by request, and the rows of docs/reliability.md that come of it.
 
 use std::{
     fmt,

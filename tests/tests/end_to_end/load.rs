@@ -14,12 +14,16 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::{
-    bed::{Bed, eventually},
+    bed::{Bed, eventually, official_with},
     ledger::{Entry, Ledger, Via},
 };
 
 /// Each client asks this often, unless its last answer is not there yet.
 const PACE: Duration = Duration::from_millis(5);
+
+/// A write takes as long as Qdrant makes it wait for a replica that does not answer: until a server that was told to
+/// end is killed, at most.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Clients that go on until they are stopped.
 pub(crate) struct Load {
@@ -114,9 +118,9 @@ enum Client {
 impl Client {
     fn of(bed: &Bed, via: Via) -> Self {
         match via {
-            Via::Sdk => Self::Sdk(bed.sdk()),
-            Via::Grpc => Self::Grpc(bed.official()),
-            Via::Rest => Self::Rest(Box::new(bed.rest())),
+            Via::Sdk => Self::Sdk(bed.sdk().with_timeout(PATIENCE)),
+            Via::Grpc => Self::Grpc(official_with(bed.proxy.grpc_addr, PATIENCE)),
+            Via::Rest => Self::Rest(Box::new(bed.rest().with_timeout(PATIENCE))),
         }
     }
 

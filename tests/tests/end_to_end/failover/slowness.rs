@@ -63,7 +63,7 @@ async fn a_slow_node_is_asked_little() {
     }
 }
 
-/// Beside the same reads over the same fronts in turn: figures for docs/src/reliability.md, which assert nothing.
+/// Beside the same reads over the same fronts in turn: figures for docs/reliability.md, which assert nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_round_robin() {
     let (bed, fronts) = fronted().await;
