@@ -77,7 +77,7 @@ async fn rest_is_refused_as_by_a_node() {
             refused += usize::from(status == 401 || status == 403);
             assert_equal(&what, i, direct, routed).await;
         }
-        assert!(refused > 100, "{who}: {refused}");
+        assert!(refused > if at < STRANGERS.len() { 100 } else { 30 }, "{who}: {refused}");
     }
 }
 
@@ -102,7 +102,8 @@ async fn grpc_is_refused_as_by_a_node() {
             refused += usize::from(matches!(status.as_deref(), Some("7" | "16")));
             assert_equal(&what, i, direct, routed).await;
         }
-        assert!(refused > 30, "{who}: {refused}");
+        // A server validates some bodies before it asks who sends them.
+        assert!(refused > if at < STRANGERS.len() { 30 } else { 5 }, "{who}: {refused}");
     }
 }
 
@@ -224,7 +225,10 @@ async fn the_names_of_nodes_are_told_to_those_who_may_ask_a_node_for_them() {
     for (what, token) in &tokens() {
         let expected = match *what {
             "everything" | "all reads" => (StatusCode::NOT_FOUND, true),
-            "nothing" | "nothing any more" => (StatusCode::UNAUTHORIZED, false),
+            "nothing" => (StatusCode::UNAUTHORIZED, false),
+            // Qdrant forbids what a token allowed once; the embedded nodes do not know it any more.
+            "nothing any more" if bed.cluster.is_real() => (StatusCode::FORBIDDEN, false),
+            "nothing any more" => (StatusCode::UNAUTHORIZED, false),
             _ => (StatusCode::FORBIDDEN, false),
         };
         assert_eq!(ask(Some(token)).await, expected, "a token for {what}");

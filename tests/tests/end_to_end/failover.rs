@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod answers;
+mod blackhole;
 mod misconduct;
 mod moves;
 mod names;
