@@ -201,7 +201,7 @@ async fn answer(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let took = began.elapsed();
-    desk.proxy.metrics.observe(&routed, response.status(), took);
+    desk.proxy.metrics.observe(&routed, &response, took);
     if let Some(record) = record {
         desk.proxy.telemetry.end(*record, &routed, &response, took);
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, Response};
 use prometheus_client::{
     encoding::{
         EncodeLabelSet,
@@ -16,7 +16,7 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use qdrant_router::{Routed, Router};
+use qdrant_router::{Routed, Router, request::Protocol};
 
 mod cluster;
 mod observed;
@@ -52,6 +52,7 @@ pub struct Metrics {
 struct RequestLabels {
     protocol: &'static str,
     class: &'static str,
+    operation: &'static str,
     reason: &'static str,
     outcome: &'static str,
 }
@@ -128,13 +129,14 @@ impl Metrics {
     }
 
     /// Counts one request.
-    pub fn observe(&self, routed: &Routed, status: StatusCode, took: Duration) {
+    pub fn observe<B>(&self, routed: &Routed, response: &Response<B>, took: Duration) {
         let protocol = ProtocolLabels { protocol: routed.protocol.as_str() };
-        let outcome = outcome(routed, status);
+        let outcome = outcome(routed, response);
         self.requests
             .get_or_create(&RequestLabels {
                 protocol: protocol.protocol,
                 class: routed.class.as_str(),
+                operation: routed.operation,
                 reason: routed.reason.map_or("none", qdrant_router::route::Reason::as_str),
                 outcome,
             })
@@ -188,14 +190,27 @@ impl Metrics {
     }
 }
 
-/// How a request ended, by the status of HTTP.
-pub(crate) fn outcome(routed: &Routed, status: StatusCode) -> &'static str {
-    match (routed.answered, status.as_u16()) {
-        (false, _) => "unanswered",
-        (true, 500..) => "server_error",
-        (true, 400..) => "client_error",
-        (true, _) => "ok",
+/// How a request ended, by the status of HTTP, and of gRPC where the head of the answer tells it.
+pub(crate) fn outcome<B>(routed: &Routed, response: &Response<B>) -> &'static str {
+    let code = grpc_status(response.headers()).filter(|_| routed.protocol == Protocol::Grpc);
+    match (routed.answered, response.status().as_u16(), code) {
+        (false, ..) => "unanswered",
+        (true, 500.., _) => "server_error",
+        (true, 400.., _) => "client_error",
+        (true, _, Some(code)) if is_fault(code) => "server_error",
+        (true, _, Some(code)) if code != "0" => "client_error",
+        (true, ..) => "ok",
     }
+}
+
+/// The status of gRPC in the head of an answer.
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<&str> {
+    headers.get("grpc-status").and_then(|status| status.to_str().ok())
+}
+
+/// Whether a status of gRPC blames the server: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+pub(crate) fn is_fault(status: &str) -> bool {
+    matches!(status, "2" | "4" | "13" | "14" | "15")
 }
 
 impl Default for Metrics {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use http::{HeaderMap, Method, Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use qdrant_router::{Routed, request::Protocol};
 
@@ -97,14 +97,10 @@ impl Telemetry {
 impl<'a> Told<'a> {
     fn of<B>(routed: &'a Routed, method: &'static str, response: &'a Response<B>) -> Self {
         let grpc_status = match routed.protocol {
-            Protocol::Grpc => grpc_status(response.headers()),
+            Protocol::Grpc => metrics::grpc_status(response.headers()),
             Protocol::Rest => None,
         };
-        let outcome = match (metrics::outcome(routed, response.status()), grpc_status) {
-            ("ok", Some(status)) if is_fault(status) => "server_error",
-            ("ok", Some(status)) if status != "0" => "client_error",
-            (outcome, _) => outcome,
-        };
+        let outcome = metrics::outcome(routed, response);
         Self { routed, method, status: response.status().as_u16(), grpc_status, outcome }
     }
 
@@ -112,16 +108,6 @@ impl<'a> Told<'a> {
     fn is_failure(&self) -> bool {
         matches!(self.outcome, "server_error" | "unanswered")
     }
-}
-
-/// The status of gRPC in the head of an answer.
-fn grpc_status(headers: &HeaderMap) -> Option<&str> {
-    headers.get("grpc-status").and_then(|status| status.to_str().ok())
-}
-
-/// Whether a status of gRPC blames the server: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS.
-fn is_fault(status: &str) -> bool {
-    matches!(status, "2" | "4" | "13" | "14" | "15")
 }
 
 /// The name of a method; what a client made up has none.

@@ -156,7 +156,7 @@ pub(super) struct Connect {
     #[arg(long, value_name = "FILE", env = "QDRANT_ROUTER_UPSTREAM_CA_FILE")]
     upstream_ca_file: Option<PathBuf>,
 
-    /// Name that the nodes' certificates are checked against [default: the headless Service]
+    /// Name that the nodes' certificates are checked against [default: the headless Service; with a KubeBlocks preset and its namespace, a name that KubeBlocks' certificates carry]
     ///
     /// Nodes are dialled by address, which certificates seldom carry. Needs `upstream_tls`.
     ///
@@ -233,10 +233,9 @@ impl Connect {
         let resolver = resolver.map_err(BuildError::from)?;
         let (tls, server_name) = match self.tls()? {
             Some(options) => {
-                let first = sources.headless.iter().chain(&sources.nodes).next();
-                let default_name = first.map_or("", |host| &host.name);
-                let tls = Tls::new(&options, default_name).map_err(|error| self.blame(error.into()))?;
-                (Some(tls), Some(options.server_name.unwrap_or_else(|| default_name.to_owned())))
+                let default_name = builder.server_name()?;
+                let tls = Tls::new(&options, &default_name).map_err(|error| self.blame(error.into()))?;
+                (Some(tls), Some(options.server_name.unwrap_or(default_name)))
             }
             None => (None, None),
         };

@@ -33,7 +33,7 @@ const INTRODUCTION: &str = "\
 
 Every key is a flag of `qdrant-router serve`, an environment variable, and a field of the YAML file that
 `--config FILE` (or `QDRANT_ROUTER_CONFIG`) names. A flag wins over a variable, a variable over the file, and
-the file over the default. The verbs `topology`, `explain`, `check` and `doctor` take the same file.
+the file over the default. The verbs `topology`, `explain`, `check`, `doctor` and `bench` take the same file.
 
 ```yaml
 # yaml-language-server: $schema=configuration.schema.json
@@ -59,7 +59,7 @@ fn section(out: &mut String, setting: &Setting) {
     let _ = writeln!(out, "\n| | |\n|---|---|");
     let value = match setting.kind() {
         Kind::Switch => String::new(),
-        Kind::List | Kind::Single => format!(" {}", setting.value_name()),
+        Kind::List | Kind::Single => format!(" {}", escaped(setting.value_name())),
     };
     let _ = writeln!(out, "| Flag | `{}{value}` |", flag(key));
     let _ = writeln!(out, "| Variable | `{}` |", variable(key));

@@ -23,7 +23,8 @@ use qdrant_router::{
     route::Reason,
 };
 
-use super::{Told, grpc_status, is_fault};
+use super::Told;
+use crate::metrics::{grpc_status, is_fault};
 
 mod headers;
 

@@ -11,7 +11,8 @@ use super::Host;
 ///
 /// let preset: Preset = "kubeblocks:orders.shop".parse()?;
 /// assert_eq!(preset.headless(), "orders-qdrant-headless.shop.svc");
-/// assert_eq!(preset.fallback().name, "orders-qdrant-qdrant.shop.svc");
+/// assert_eq!(preset.fallbacks()[0].name, "orders-qdrant-qdrant.shop.svc");
+/// assert_eq!(preset.server_name().as_deref(), Some("any.orders-qdrant-headless.shop.svc.cluster.local"));
 /// # Ok::<(), qdrant_router::discovery::PresetError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +47,23 @@ impl Preset {
         })
     }
 
-    /// The ClusterIP Service.
+    /// The names that its ClusterIP Service may have, the likeliest first.
     #[must_use]
-    pub fn fallback(&self) -> Host {
-        Host::named(self.qualify(match self.kind {
-            Kind::KubeBlocks => format!("{}-qdrant-qdrant", self.name),
-            Kind::Helm => self.full_name(),
-        }))
+    pub fn fallbacks(&self) -> Vec<Host> {
+        let names = match self.kind {
+            // The second is that of KubeBlocks up to 0.6.
+            Kind::KubeBlocks => vec![format!("{}-qdrant-qdrant", self.name), format!("{}-qdrant", self.name)],
+            Kind::Helm => vec![self.full_name()],
+        };
+        names.into_iter().map(|name| Host::named(self.qualify(name))).collect()
+    }
+
+    /// A name that the certificates of the nodes carry, where that can be told: KubeBlocks issues them for
+    /// `*.{headless}.{namespace}.svc.cluster.local`, and for no address.
+    #[must_use]
+    pub fn server_name(&self) -> Option<String> {
+        let namespace = self.namespace.as_ref().filter(|_| self.kind == Kind::KubeBlocks)?;
+        Some(format!("any.{}-qdrant-headless.{namespace}.svc.cluster.local", self.name))
     }
 
     /// The chart's own rule: the release's name if it contains "qdrant", else with "-qdrant" added.
@@ -112,10 +123,26 @@ mod tests {
         ] {
             let preset: Preset = text.parse().expect(text);
             assert_eq!(
-                (preset.headless(), preset.fallback().name),
+                (preset.headless(), preset.fallbacks()[0].name.clone()),
                 (headless.to_owned(), fallback.to_owned())
             );
         }
+    }
+
+    #[test]
+    fn kubeblocks_has_had_two_names_and_certificates_for_pods() {
+        let names = |text: &str| {
+            let preset: Preset = text.parse().expect(text);
+            let fallbacks: Vec<String> = preset.fallbacks().into_iter().map(|host| host.name).collect();
+            (fallbacks.join(" "), preset.server_name())
+        };
+        let server_name = "any.c-qdrant-headless.ns.svc.cluster.local".to_owned();
+        assert_eq!(
+            names("kubeblocks:c.ns"),
+            ("c-qdrant-qdrant.ns.svc c-qdrant.ns.svc".to_owned(), Some(server_name))
+        );
+        assert_eq!(names("kubeblocks:c").1, None, "the namespace is part of it");
+        assert_eq!(names("helm:c.ns"), ("c-qdrant.ns.svc".to_owned(), None));
     }
 
     #[test]

@@ -264,11 +264,7 @@ impl RouterBuilder {
         let sources = self.sources()?;
         let tls = match self.tls {
             None => None,
-            Some(options) => {
-                let default_name =
-                    || sources.headless.iter().chain(&sources.nodes).map(|host| host.name.clone()).next();
-                Some(Tls::new(&options, &default_name().unwrap_or_default())?)
-            }
+            Some(ref options) => Some(Tls::new(options, &self.server_name()?)?),
         };
         let dice = Arc::new(self.seed.map_or_else(Dice::random, Dice::seeded));
         let balance = Arc::new(Balance::default());
@@ -302,6 +298,20 @@ impl RouterBuilder {
         })))
     }
 
+    /// The name that the nodes' certificates are checked against unless [`TlsOptions`] give one: what those of the preset
+    /// carry, else the headless Service, else the first fixed node.
+    ///
+    /// # Errors
+    ///
+    /// As [`sources`](Self::sources).
+    pub fn server_name(&self) -> Result<String, BuildError> {
+        let sources = self.sources()?;
+        let preset = self.preset.as_deref().map(str::parse::<Preset>).transpose()?;
+        let of_preset = preset.filter(|_| self.headless.is_none()).and_then(|preset| preset.server_name());
+        let first = || sources.headless.iter().chain(&sources.nodes).map(|host| host.name.clone()).next();
+        Ok(of_preset.or_else(first).unwrap_or_default())
+    }
+
     /// Where the nodes will be looked for, with the names that a preset stands for.
     ///
     /// # Errors
@@ -321,7 +331,7 @@ impl RouterBuilder {
             let preset: Preset = preset.parse()?;
             sources.headless.get_or_insert_with(|| Host::named(preset.headless()));
             if sources.fallback.is_empty() {
-                sources.fallback.push(preset.fallback());
+                sources.fallback = preset.fallbacks();
             }
         }
         if sources.headless.is_none() && sources.nodes.is_empty() {

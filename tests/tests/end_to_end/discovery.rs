@@ -121,5 +121,5 @@ async fn the_admin_port_tells_what_the_router_sees() {
     let (status, metrics) = get("/metrics").await;
     assert_eq!(status, 200);
     assert!(metrics.contains("qdrant_router_nodes 3"), "{metrics}");
-    assert!(metrics.contains(r#"qdrant_router_requests_total{protocol="rest",class="consensus",reason="consensus_leader",outcome="ok"}"#), "{metrics}");
+    assert!(metrics.contains(r#"qdrant_router_requests_total{protocol="rest",class="consensus",operation="/collections/{c}",reason="consensus_leader",outcome="ok"}"#), "{metrics}");
 }

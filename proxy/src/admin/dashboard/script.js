@@ -287,6 +287,7 @@ $("nodes-search").oninput = later(() => {
 // ---------------------------------------------------------------- reasons
 
 const reasons = {
+  direct_read: "Nodes that hold the shards of the points asked for, each asked for those of its own",
   readable_replica: "A node with a readable replica of every shard asked for",
   most_replicas: "The node with readable replicas of the most shards asked for",
   route_affinity: "The node with the replicas that the client's route affinity selects",
@@ -303,7 +304,7 @@ const reasons = {
   unknown_operation: "Any node: the operation is not known to the router",
   unknown_collection: "Any node: the collection is not known",
   unknown_shard_key: "Any node: no shard has the key asked for",
-  not_understood: "Any node: the body is not what the path asks for, is compressed, or is too large to look into",
+  not_understood: "Any node: the body is not what the path asks for, or does not tell the collection",
   no_replica: "Any node: none that can be used holds a replica",
   unidentified_node: "An address that does not say who it is, because no peer is known",
   fallback: "The ClusterIP Service, because no node can be used",
