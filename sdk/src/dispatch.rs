@@ -307,7 +307,7 @@ impl Dispatcher {
             if error.no_connection {
                 self.balance.eject(plan.address);
                 self.discovery.refresh();
-            } else if error.sent == Sent::Unknown && job.class == Class::Read {
+            } else if error.sent == Sent::Unknown && job.class == Class::Read && can_send_again {
                 self.balance.poor(plan.address, collection);
             }
             self.topology.refresh();

@@ -7,7 +7,10 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -50,7 +53,14 @@ pub(crate) struct Outgoing<'a> {
 }
 
 /// A request under way; resolves with the head of its answer.
-pub(crate) struct Exchange(Pin<Box<dyn Future<Output = Result<Response<NodeBody>, SendError>> + Send>>);
+pub(crate) struct Exchange {
+    future: Pin<Box<dyn Future<Output = Result<Response<NodeBody>, SendError>> + Send>>,
+    begun: Begun,
+}
+
+/// Whether a request may have left: before that it waits for a connection.
+#[derive(Clone, Debug, Default)]
+struct Begun(Arc<AtomicBool>);
 
 /// The body of a node's answer.
 #[derive(Debug)]
@@ -104,14 +114,18 @@ impl Transport {
         body: Body,
     ) -> Result<Exchange, SendError> {
         let upstream = self.upstream(address);
+        let begun = Begun::default();
+        let flag = begun.clone();
         Ok(match protocol {
             Protocol::Rest => {
                 let (pool, request) = (upstream.rest.clone(), upstream.rest.outgoing(head, body));
-                Exchange(Box::pin(async move { Ok(pool.exchange(request).await?.map(NodeBody::Rest)) }))
+                let future = async move { Ok(pool.exchange(request, &flag).await?.map(NodeBody::Rest)) };
+                Exchange { future: Box::pin(future), begun }
             }
             Protocol::Grpc => {
                 let (pool, request) = (upstream.grpc.clone(), upstream.grpc.outgoing(head, body)?);
-                Exchange(Box::pin(async move { Ok(pool.exchange(request).await?.map(NodeBody::Grpc)) }))
+                let future = async move { Ok(pool.exchange(request, &flag).await?.map(NodeBody::Grpc)) };
+                Exchange { future: Box::pin(future), begun }
             }
         })
     }
@@ -151,13 +165,28 @@ impl Upstream {
     }
 }
 
+// === impl Begun ===
+
+impl Begun {
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 // === impl Exchange ===
+
+impl Exchange {
+    /// Whether the request may have left.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.begun.0.load(Ordering::Relaxed)
+    }
+}
 
 impl Future for Exchange {
     type Output = Result<Response<NodeBody>, SendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx)
+        self.future.as_mut().poll(cx)
     }
 }
 
@@ -208,9 +237,17 @@ impl SendError {
         Self { sent: Sent::No, no_connection: false, reason }
     }
 
-    /// There is no way to the node.
+    /// There is no way to the node; unless it is this host that has run out of descriptors, ports or memory, which says
+    /// nothing about the node.
     fn no_connection(error: &std::io::Error) -> Self {
-        Self { no_connection: true, ..Self::not_sent(chain(error)) }
+        const ENOMEM: i32 = 12;
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        const EADDRNOTAVAIL: i32 = 99;
+        const ENOBUFS: i32 = 105;
+        let is_ours =
+            matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE | EADDRNOTAVAIL | ENOBUFS));
+        Self { no_connection: !is_ours, ..Self::not_sent(chain(error)) }
     }
 }
 

@@ -196,6 +196,8 @@ async fn cancelled_requests_cost_no_connection_to_a_node() {
     answer.into_body().collect().await.expect("a body");
     let ended = || node.answered.load(SeqCst) + node.taken_back.load(SeqCst);
     eventually("what was begun has ended", async || ended() > sent).await;
-    assert_eq!((node.accepted.load(SeqCst), node.ended.load(SeqCst)), (1, 0), "connections for gRPC");
+    assert_eq!(node.ended.load(SeqCst), 0, "connections for gRPC that were lost");
+    // One, and others while that one is busy, of which there are eight at most.
+    assert!((1..=8).contains(&node.accepted.load(SeqCst)), "{:?}", node.accepted);
     assert_eq!(node.taken_back.load(SeqCst), 0, "requests that were taken back");
 }

@@ -87,7 +87,8 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let (Some(exchange), Some(in_flight)) = (self.exchange.take(), self.in_flight.take()) else { return };
-        if !self.is_repeatable {
+        // What has not left yet must not leave later, when its client believes it lost and does something else.
+        if !self.is_repeatable || !exchange.is_begun() {
             return;
         }
         let is_read = self.is_read;

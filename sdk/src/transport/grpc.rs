@@ -26,7 +26,8 @@ use http::{
 use http_body::{Body as HttpBody, Frame};
 
 use super::{
-    BrokenAnswer, Outgoing, SendError, Sent, is_of_one_connection, strip_connection_headers, wire::Named,
+    Begun, BrokenAnswer, Outgoing, SendError, Sent, is_of_one_connection, strip_connection_headers,
+    wire::Named,
 };
 use crate::{batch::Batched, connect::Dialer, request::Body, topology::chain};
 
@@ -37,9 +38,14 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// what may not be sent elsewhere waits for it as long as this.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Flow-control windows. A reply of ten megabytes should not wait for a round trip per 64 KiB.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Flow-control windows. A reply of ten megabytes should not wait for a round trip per 64 KiB, and clients that do not
+/// read theirs must not take the connection from the others: it has room for all of its streams until another
+/// connection is opened.
+const STREAM_WINDOW: u32 = 512 << 10;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * BUSY as u32;
+
+/// Streams that ended early of which late frames are still to be expected.
+const MAX_ENDED_EARLY: usize = 1024;
 
 /// Headers of an answer; Qdrant's trailers are short.
 const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
@@ -54,7 +60,9 @@ pub(super) struct Pool {
     authority: Option<Authority>,
     connections: Mutex<Vec<Connection>>,
     /// Held by whoever dials, so that a crowd opens one connection.
-    dialing: tokio::sync::Mutex<()>,
+    dialing: Arc<tokio::sync::Mutex<()>>,
+    /// How often that has failed, and why it did last.
+    failures: Mutex<(u64, String)>,
 }
 
 #[derive(Clone)]
@@ -103,7 +111,13 @@ struct UnderWay(Arc<State>);
 impl Pool {
     pub(super) fn new(dialer: Dialer) -> Self {
         let authority = Authority::try_from(dialer.address().to_string()).ok();
-        Self { dialer, authority, connections: Mutex::default(), dialing: tokio::sync::Mutex::default() }
+        Self {
+            dialer,
+            authority,
+            connections: Mutex::default(),
+            dialing: Arc::default(),
+            failures: Mutex::default(),
+        }
     }
 
     /// The request of `head` with `body`, as it goes out to this node.
@@ -121,9 +135,14 @@ impl Pool {
     }
 
     /// Sends the request and waits for the head of its answer.
-    pub(super) async fn exchange(self: Arc<Self>, call: Call) -> Result<Response<GrpcBody>, SendError> {
+    pub(super) async fn exchange(
+        self: Arc<Self>,
+        call: Call,
+        begun: &Begun,
+    ) -> Result<Response<GrpcBody>, SendError> {
         let Call { head, body } = call;
         let (mut sender, under_way) = self.connection().await?;
+        begun.set();
         let is_bodiless = body.is_end_stream();
         let (mut answer, mut stream) =
             sender.send_request(head, is_bodiless).map_err(|error| SendError::not_sent(chain(&error)))?;
@@ -152,20 +171,10 @@ impl Pool {
         loop {
             let Connection { mut sender, state } = match self.least_busy() {
                 Some((connection, count)) => {
-                    let is_busy = connection.state.under_way.load(Ordering::Relaxed) >= BUSY;
-                    if is_busy && count < MAX_CONNECTIONS && self.dialing.try_lock().is_ok() {
-                        let pool = self.clone();
-                        tokio::spawn(async move { pool.dial().await });
-                    }
+                    self.relieve(&connection, count);
                     connection
                 }
-                None => {
-                    let _alone = self.dialing.lock().await;
-                    match self.least_busy() {
-                        Some((connection, _)) => connection,
-                        None => self.dial().await?,
-                    }
-                }
+                None => self.first().await?,
             };
             let under_way = UnderWay::begin(state);
             match poll_fn(|cx| sender.poll_ready(cx)).await {
@@ -176,6 +185,37 @@ impl Pool {
         }
     }
 
+    /// Opens another connection where even the least busy of `count` is busy, and nobody does so already.
+    fn relieve(self: &Arc<Self>, least_busy: &Connection, count: usize) {
+        if least_busy.state.under_way.load(Ordering::Relaxed) >= BUSY
+            && count < MAX_CONNECTIONS
+            && let Ok(alone) = self.dialing.clone().try_lock_owned()
+        {
+            let pool = self.clone();
+            tokio::spawn(async move {
+                // Where that fails, the others go on.
+                let _ = pool.dial().await;
+                drop(alone);
+            });
+        }
+    }
+
+    /// A connection where there is none: one of a crowd dials for all, and fails for all.
+    async fn first(&self) -> Result<Connection, SendError> {
+        let before = self.failures().0;
+        let _alone = self.dialing.lock().await;
+        if let Some((connection, _)) = self.least_busy() {
+            return Ok(connection);
+        }
+        {
+            let (failures, reason) = &*self.failures();
+            if *failures != before {
+                return Err(SendError { no_connection: true, ..SendError::not_sent(reason.clone()) });
+            }
+        }
+        self.dial().await
+    }
+
     fn least_busy(&self) -> Option<(Connection, usize)> {
         let mut connections = self.connections();
         connections.retain(|connection| !connection.state.is_over.load(Ordering::Relaxed));
@@ -184,13 +224,22 @@ impl Pool {
     }
 
     async fn dial(&self) -> Result<Connection, SendError> {
-        let stream = self.dialer.clone().dial().await.map_err(|error| SendError::no_connection(&error))?;
+        let stream = self.dialer.clone().dial().await.map_err(|error| {
+            let error = SendError::no_connection(&error);
+            let mut failures = self.failures();
+            *failures = (failures.0 + 1, error.reason.clone());
+            error
+        })?;
         let mut builder = Builder::new();
         builder
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HEADER_LIST_BYTES);
+            .max_header_list_size(MAX_HEADER_LIST_BYTES)
+            // Clients that go away leave answers behind whose frames nobody waits for, over the whole life of a
+            // connection; that is no offence of the node's.
+            .max_concurrent_reset_streams(MAX_ENDED_EARLY)
+            .max_local_error_reset_streams(None);
         let stream = Batched::new(stream);
         // Its own turn: the preface has to go out.
         let (sender, mut driver) = stream
@@ -213,6 +262,10 @@ impl Pool {
         let connection = Connection { sender, state };
         self.connections().push(connection.clone());
         Ok(connection)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, (u64, String)> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn connections(&self) -> MutexGuard<'_, Vec<Connection>> {

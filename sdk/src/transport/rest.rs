@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    BrokenAnswer, Outgoing, SendError, Sent, strip_connection_headers,
+    Begun, BrokenAnswer, Outgoing, SendError, Sent, strip_connection_headers,
     wire::{self, Framing, Head, Length, Piece, chunk_head, take_head, write_head},
 };
 use crate::{
@@ -75,8 +75,12 @@ pub(super) struct Request {
     /// What has not been asked for its next piece yet.
     body: Option<Body>,
     is_chunked: bool,
+    /// What a body that streams has still to bring, where it has said how much that is.
+    announced: Option<u64>,
     /// Whether any of it has been written.
     is_begun: bool,
+    /// Whether all that was written has left us; TLS keeps some of it back.
+    is_flushed: bool,
 }
 
 /// The body of an answer, read as it is taken.
@@ -100,6 +104,9 @@ impl Pool {
     /// The request of `head` with `body`, as it goes out to this node.
     pub(super) fn outgoing(&self, head: Outgoing<'_>, body: Body) -> Request {
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        // What came in absolute form may have no path before its query.
+        let absolute = target.starts_with('?').then(|| format!("/{target}"));
+        let target = absolute.as_deref().unwrap_or(target);
         let length = match &body {
             Body::Full(bytes) => Length::Known(bytes.len() as u64),
             Body::Stream(stream) => stream.size_hint().exact().map_or(Length::Unknown, Length::Known),
@@ -113,19 +120,35 @@ impl Pool {
         let lines = write_head(head.method, target, &self.authority, head.headers, length, &along);
         let is_chunked = length == Length::Unknown;
         let is_head = *head.method == Method::HEAD;
-        Request { is_head, head: lines, data, tail: &[], body, is_chunked, is_begun: false }
+        let announced = match length {
+            Length::Known(length) if body.is_some() => Some(length),
+            Length::Known(_) | Length::Unknown => None,
+        };
+        Request {
+            is_head,
+            head: lines,
+            data,
+            tail: &[],
+            body,
+            is_chunked,
+            announced,
+            is_begun: false,
+            is_flushed: false,
+        }
     }
 
     /// Sends the request and waits for the head of its answer.
     pub(super) async fn exchange(
         self: Arc<Self>,
         mut request: Request,
+        begun: &Begun,
     ) -> Result<Response<RestBody>, SendError> {
         loop {
             let (mut connection, is_fresh) = match self.take() {
                 Some(connection) => (connection, false),
                 None => (self.dial().await?, true),
             };
+            begun.set();
             match poll_fn(|cx| connection.poll_exchange(cx, &mut request)).await {
                 Ok(head) => return Ok(self.answer(connection, head, request.is_done())),
                 // The node had closed it; the request is whole and may go over another.
@@ -247,24 +270,36 @@ fn invalid(error: wire::Malformed) -> io::Error {
 // === impl Request ===
 
 impl Request {
+    /// Whether it has gone out.
     fn is_done(&self) -> bool {
-        self.head.is_empty() && self.data.is_empty() && self.tail.is_empty() && self.body.is_none()
+        self.is_flushed
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
         loop {
             if self.head.is_empty() && self.data.is_empty() && self.tail.is_empty() {
                 let Some(body) = &mut self.body else { break };
-                match ready!(Pin::new(body).poll_frame(cx)) {
+                let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+                    // What there is goes out while more of it is waited for.
+                    if let Poll::Ready(Err(error)) = Pin::new(stream).poll_flush(cx) {
+                        return Poll::Ready(Err(error));
+                    }
+                    return Poll::Pending;
+                };
+                match frame {
                     Some(Ok(frame)) => {
                         // Trailers of a request have no meaning to Qdrant, and an empty chunk would be the last.
                         let data = frame.into_data().unwrap_or_default();
+                        self.count(data.len() as u64)?;
                         if self.is_chunked && !data.is_empty() {
                             (self.head, self.tail) = (chunk_head(data.len()), b"\r\n");
                         }
                         self.data = data;
                     }
                     Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                    None if self.announced.is_some_and(|left| left > 0) => {
+                        return Poll::Ready(Err(io::Error::other("the body is shorter than it said")));
+                    }
                     None => {
                         self.body = None;
                         if self.is_chunked {
@@ -286,7 +321,18 @@ impl Request {
             self.is_begun = true;
             self.advance(written);
         }
-        Pin::new(stream).poll_flush(cx)
+        ready!(Pin::new(stream).poll_flush(cx))?;
+        self.is_flushed = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Counts what a body brings: more than it said would be another request to the node.
+    fn count(&mut self, bytes: u64) -> io::Result<()> {
+        if let Some(left) = &mut self.announced {
+            let rest = left.checked_sub(bytes);
+            *left = rest.ok_or_else(|| io::Error::other("the body is longer than it said"))?;
+        }
+        Ok(())
     }
 
     fn advance(&mut self, written: usize) {

@@ -199,10 +199,12 @@ pub(super) fn take_head(read: &mut BytesMut, is_answer_to_head: bool) -> Result<
         (true, ..) => Framing::Length(0),
         (false, Some(coding), length) => {
             is_kept &= length.is_none();
-            match coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-                true => Framing::Chunked(Chunk::Size),
-                false => return Err(Malformed("its transfer coding is not known")),
+            if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                return Err(Malformed("its transfer coding is not known"));
             }
+            // The chunks decide, and a length beside them must not reach the client.
+            headers.remove(header::CONTENT_LENGTH);
+            Framing::Chunked(Chunk::Size)
         }
         (false, None, Some(length)) => Framing::Length(length),
         (false, None, None) => Framing::UntilClose,
@@ -292,7 +294,7 @@ impl Chunk {
                 },
                 // Trailers of REST have no meaning to anybody.
                 Self::Trailers { read: seen } => {
-                    let Some(line) = line(read, MAX_TRAILER_BYTES - *seen)? else {
+                    let Some(line) = line(read, MAX_TRAILER_BYTES.saturating_sub(*seen))? else {
                         return Ok(Piece::Missing);
                     };
                     if line.is_empty() {

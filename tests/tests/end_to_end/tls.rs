@@ -1,5 +1,7 @@
 //! Nodes that speak TLS: the same routing behind certificates that carry the names of pods, and none of their addresses.
 
+use std::time::Duration;
+
 use qdrant_client::qdrant::{CountPointsBuilder, PointStruct, UpsertPointsBuilder};
 use qdrant_router::{Router, TlsIdentity, TlsOptions};
 use serde_json::json;
@@ -64,6 +66,19 @@ async fn nodes_behind_tls_are_routed_to_like_others() {
     assert_eq!(rpcs, 0.0);
     let count = bed.sdk().count(CountPointsBuilder::new("books").exact(true)).await.expect("a count");
     assert_eq!(count.result.map(|count| count.count), Some(40));
+
+    // More than any buffer on the way holds, of TLS or of the system.
+    bed.collection("large", json!({ "shard_number": 1 })).await;
+    let points: Vec<_> = (0..60_000_u64).map(|id| json!({ "id": id, "vector": [id, 1, 2, 3] })).collect();
+    bed.rest()
+        .put("/collections/large/points?wait=true", json!({ "points": points }))
+        .await
+        .expect("an upsert");
+    let points = (60_000..90_000).map(point).collect::<Vec<_>>();
+    let upsert = UpsertPointsBuilder::new("large", points).wait(true);
+    bed.sdk().with_timeout(Duration::from_secs(30)).upsert_points(upsert).await.expect("an upsert");
+    let count = bed.sdk().count(CountPointsBuilder::new("large").exact(true)).await.expect("a count");
+    assert_eq!(count.result.map(|count| count.count), Some(90_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
