@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use http::{HeaderMap, Response, StatusCode, header};
+use percent_encoding::percent_decode;
 
 use super::Placement;
 use crate::{
@@ -106,13 +107,20 @@ impl Repeatable {
 /// Whether an answer means that another node should be asked: the node cannot do it, as far as its own
 /// view and state go (`500` and `503`, INTERNAL and UNAVAILABLE). Wrong requests, limits and time-outs are
 /// the client's to know.
+///
+/// Two errors go by other names. A connection between nodes that broke is told as a limit (`429`,
+/// RESOURCE_EXHAUSTED), but without the time after which to come back. And a node whose view of the shards is
+/// behind tells FAILED_PRECONDITION over gRPC, where REST has `500`.
 pub(super) fn asks_for_another<B>(protocol: Protocol, response: &Response<B>) -> bool {
     match protocol {
         Protocol::Rest => {
             matches!(response.status(), StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE)
+                || response.status() == StatusCode::TOO_MANY_REQUESTS && !tells_when(response.headers())
         }
         // Without a status of gRPC it is no answer of Qdrant's, but of something before it.
         Protocol::Grpc => match grpc_status(response.headers()) {
+            Some(b"8") => !tells_when(response.headers()) && !response.headers().contains_key(NO_STORAGE),
+            Some(b"9") => says(response.headers(), "No target shard"),
             Some(status) => matches!(status, b"13" | b"14"),
             None => response.status().is_server_error(),
         },
@@ -120,17 +128,31 @@ pub(super) fn asks_for_another<B>(protocol: Protocol, response: &Response<B>) ->
 }
 
 /// Whether an answer says that a limit is reached (`429`, RESOURCE_EXHAUSTED), and for how long the node asks
-/// for a pause; zero where it does not say. Qdrant counts reads per collection and node.
+/// for a pause; zero where that cannot be read. Qdrant counts reads per collection and node.
 pub(super) fn asks_for_pause<B>(protocol: Protocol, response: &Response<B>) -> Option<Duration> {
     let headers = response.headers();
     let is_limited = match protocol {
         Protocol::Rest => response.status() == StatusCode::TOO_MANY_REQUESTS,
         Protocol::Grpc => grpc_status(headers) == Some(b"8"),
     };
-    is_limited.then(|| {
+    (is_limited && tells_when(headers)).then(|| {
         let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         Duration::from_secs(seconds.unwrap_or_default())
     })
+}
+
+/// Marks a RESOURCE_EXHAUSTED that means a quota of storage (Qdrant 1.19).
+const NO_STORAGE: &str = "qdrant-insufficient-storage";
+
+/// Whether an answer says when to come back.
+fn tells_when(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::RETRY_AFTER)
+}
+
+/// Whether the message of a gRPC answer contains `text`, which travels percent-encoded.
+fn says(headers: &HeaderMap, text: &str) -> bool {
+    let message = headers.get("grpc-message").map(http::HeaderValue::as_bytes).unwrap_or_default();
+    percent_decode(message).decode_utf8_lossy().contains(text)
 }
 
 /// The status of a gRPC answer that is nothing but a status.
@@ -168,16 +190,34 @@ mod tests {
             response
         };
         for (status, asks) in
-            [(200, false), (400, false), (429, false), (500, true), (503, true), (504, false)]
+            [(200, false), (400, false), (429, true), (500, true), (503, true), (504, false)]
         {
             assert_eq!(asks_for_another(Protocol::Rest, &answer(status, None)), asks, "{status}");
         }
-        for (code, asks) in [("0", false), ("3", false), ("8", false), ("13", true), ("14", true)] {
+        for (code, asks) in
+            [("0", false), ("3", false), ("8", true), ("9", false), ("13", true), ("14", true)]
+        {
             assert_eq!(asks_for_another(Protocol::Grpc, &answer(200, Some(code))), asks, "{code}");
         }
         for (status, asks) in [(200, false), (404, false), (502, true), (503, true)] {
             assert_eq!(asks_for_another(Protocol::Grpc, &answer(status, None)), asks, "HTTP {status}");
         }
+    }
+
+    #[test]
+    fn errors_of_nodes_by_other_names_ask_for_another_and_those_of_the_client_do_not() {
+        let answer = |status: u16, headers: &[(&'static str, &'static str)]| {
+            let head = Response::builder().status(status);
+            let head = headers.iter().fold(head, |head, (name, value)| head.header(*name, *value));
+            head.body(()).expect("a response")
+        };
+        let grpc = |headers: &[_]| asks_for_another(Protocol::Grpc, &answer(200, headers));
+        assert!(!asks_for_another(Protocol::Rest, &answer(429, &[("retry-after", "7")])), "a limit");
+        assert!(!grpc(&[("grpc-status", "8"), ("retry-after", "7")]), "a limit");
+        assert!(!grpc(&[("grpc-status", "8"), (NO_STORAGE, "1")]), "a quota");
+        let behind = "Pre-condition%20failure:%20No%20target%20shard%203%20found%20for%20update";
+        assert!(grpc(&[("grpc-status", "9"), ("grpc-message", behind)]), "its view is behind");
+        assert!(!grpc(&[("grpc-status", "9"), ("grpc-message", "Locked")]), "a lock");
     }
 
     #[test]
@@ -193,6 +233,8 @@ mod tests {
         assert_eq!(seconds(Protocol::Rest, rest(429, "7")), Some(7));
         assert_eq!(seconds(Protocol::Rest, rest(429, "Wed, 21 Oct 2015 07:28:00 GMT")), Some(0));
         assert_eq!(seconds(Protocol::Rest, rest(200, "7")), None);
+        let silent = Response::builder().status(429).body(()).expect("a response");
+        assert_eq!(seconds(Protocol::Rest, silent), None, "it does not say for how long");
         assert_eq!(seconds(Protocol::Grpc, grpc("8")), Some(7));
         assert_eq!(seconds(Protocol::Grpc, grpc("5")), None);
     }
