@@ -68,9 +68,8 @@ pub(crate) async fn watch(balance: Arc<Balance>, transport: Arc<Transport>, topo
 async fn look(balance: &Balance, transport: &Transport, topology: &TopologyHandle, address: Address) {
     let mut answer = std::pin::pin!(answer(transport, address));
     match tokio::time::timeout(ANSWER_TIME, &mut answer).await {
-        Ok(Sign::Alive) => return balance.hear(address),
         // A broken connection is found by those whose connection it is.
-        Ok(Sign::Unclear) => return balance.hear(address),
+        Ok(Sign::Alive | Sign::Unclear) => return balance.hear(address),
         // Whoever waits there waits for a process that is about to end, however long that takes.
         Ok(Sign::Closed) => {
             balance.give_up(address);
