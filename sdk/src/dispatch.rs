@@ -202,6 +202,7 @@ impl Dispatcher {
         let mut race = Race::default();
         let mut failures = Vec::new();
         let mut unknown_outcomes = 0;
+        let mut credit = Credit::default();
         // An answer that asks for another node, for when no other has a better one.
         let mut poor: Option<Answer> = None;
         let mut next = Next::Attempt;
@@ -221,8 +222,17 @@ impl Dispatcher {
                         && conditions.is_usable(other.address)
                         && self.budget.withdraw()
                 }
-                Next::Attempt | Next::Answer => unknown_outcomes == 0 || self.budget.withdraw(),
+                Next::Attempt | Next::Answer => unknown_outcomes == 0 || credit.pay(&self.budget),
             });
+            let may_repeat = can_send_again && repeatable.allows(Sent::Unknown, unknown_outcomes + 1);
+            let other = match other {
+                Some(spared)
+                    if spared.is_spared && may_repeat && (attempts > 0 || !credit.open(&self.budget)) =>
+                {
+                    Some(self.beside(job, &conditions, &tried, spared))
+                }
+                other => other,
+            };
             if let Some(other) = other {
                 if next != Next::Attempt {
                     self.hedges.fetch_add(1, Ordering::Relaxed);
@@ -329,6 +339,20 @@ impl Dispatcher {
         })
     }
 
+    /// A plan without the nodes that should be spared, where there is one: any node hands on what it does not
+    /// hold.
+    fn beside(&self, job: &Job, conditions: &Now<'_>, tried: &[Address], spared: Plan) -> Plan {
+        let mut left_out: SmallVec<[Address; 8]> = tried.into();
+        left_out.push(spared.address);
+        while let Some(plan) = plan(job.target(), &job.snapshot, conditions, &left_out, self.dice.throw()) {
+            if !plan.is_spared {
+                return plan;
+            }
+            left_out.push(plan.address);
+        }
+        spared
+    }
+
     /// Sends `job` where `plan` says.
     fn start(&self, job: &mut Job, plan: Plan, sending: Sending) -> Result<Attempt, SendError> {
         let limit = self.max_requests_per_node;
@@ -377,6 +401,28 @@ impl Dispatcher {
     fn hedge_delay(&self) -> Duration {
         let usual = self.balance.p95().map_or(HEDGE_DEFAULT, |p95| p95.mul_f64(HEDGE_MARGIN));
         usual.clamp(HEDGE_SOONEST, HEDGE_LATEST)
+    }
+}
+
+/// The price of one repeat, paid before it is known to be needed: whoever asks a node that has to be spared
+/// must be able to ask another one.
+#[derive(Debug, Default)]
+struct Credit {
+    is_paid: bool,
+}
+
+// === impl Credit ===
+
+impl Credit {
+    /// Whether a repeat is paid for from now on.
+    fn open(&mut self, budget: &TpsBudget) -> bool {
+        self.is_paid = self.is_paid || budget.withdraw();
+        self.is_paid
+    }
+
+    /// Whether a repeat may be sent.
+    fn pay(&mut self, budget: &TpsBudget) -> bool {
+        std::mem::take(&mut self.is_paid) || budget.withdraw()
     }
 }
 

@@ -320,6 +320,7 @@ async fn sweep(mut topology: TopologyHandle, transport: Arc<Transport>) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         tokio::select! {
+            biased;
             () = topology.changed() => {}
             _ = ticks.tick() => {}
         }

@@ -10,6 +10,7 @@
 
 mod api;
 mod collection;
+mod fetch;
 mod leader;
 mod membership;
 mod point;

@@ -151,6 +151,7 @@ impl<R: Resolve> Worker<R> {
             let ttl = self.round().await;
             let due = asked_at + self.dice.jitter(ttl.clamp(REFRESH_FLOOR, REFRESH_CAP));
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(due) => {}
                 () = self.refresh.notified() => {
                     tokio::time::sleep_until(asked_at + REFRESH_FLOOR).await;

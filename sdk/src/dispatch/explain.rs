@@ -41,6 +41,7 @@ impl Dispatcher {
                     reason: Reason::AllNodes,
                     expected_rpcs: None,
                     can_hedge: false,
+                    is_spared: false,
                 };
                 (plan, None)
             });

@@ -43,6 +43,8 @@ pub(crate) async fn watch(balance: Arc<Balance>, transport: Arc<Transport>, topo
     let mut count = 0_u32;
     loop {
         tokio::select! {
+            biased;
+            Some(Ok(address)) = answers.join_next() => { asked.remove(&address); }
             _ = ticks.tick() => {
                 count = count.wrapping_add(1);
                 if count.is_multiple_of(SETTLE_TICKS) {
@@ -59,7 +61,6 @@ pub(crate) async fn watch(balance: Arc<Balance>, transport: Arc<Transport>, topo
                     }
                 }
             }
-            Some(Ok(address)) = answers.join_next() => { asked.remove(&address); }
         }
     }
 }

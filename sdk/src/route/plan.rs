@@ -73,6 +73,8 @@ pub struct Plan {
     pub expected_rpcs: Option<u32>,
     /// Whether another node could answer as well: a read of shards that each have two readable replicas.
     pub(crate) can_hedge: bool,
+    /// Whether its node should be spared, and is chosen because no other has a replica.
+    pub(crate) is_spared: bool,
 }
 
 /// Places `target`. `dice` is one random number; the same inputs always give the same plan.
@@ -200,9 +202,9 @@ impl<'a, C: Conditions> Field<'a, C> {
         let shards = &touched.shards;
         let best_of = |nodes: &[&Node]| nodes.iter().filter_map(|node| costs.saved(node.peer?)).max();
         // The last replica is never given up, however poorly its node does.
-        let (nodes, best) = match best_of(&self.nodes) {
-            Some(best) => (&self.nodes[..], Some(best)),
-            None => (&self.spared[..], best_of(&self.spared)),
+        let (nodes, best, is_spared) = match best_of(&self.nodes) {
+            Some(best) => (&self.nodes[..], Some(best), false),
+            None => (&self.spared[..], best_of(&self.spared), true),
         };
         let Some(saved) = best else {
             return Plan { expected_rpcs: Some(costs.without_replica), ..self.any(Reason::NoReplica) };
@@ -223,7 +225,7 @@ impl<'a, C: Conditions> Field<'a, C> {
             }
         };
         let can_hedge = intent.action == Action::Read && costs.is_replicated;
-        Plan { can_hedge, ..Plan::to(node.unwrap_or(self.first), reason, Some(expected_rpcs)) }
+        Plan { can_hedge, is_spared, ..Plan::to(node.unwrap_or(self.first), reason, Some(expected_rpcs)) }
     }
 
     /// Of two nodes drawn at random, the one with less load.
@@ -237,7 +239,7 @@ impl<'a, C: Conditions> Field<'a, C> {
 fn the_one(address: Address, reason: Reason, topology: &Topology, tried: &[Address]) -> Option<Plan> {
     let peer = topology.nodes().iter().find(|node| node.address == address).and_then(|node| node.peer);
     let again = tried.iter().filter(|&&tried| tried == address).count() < 2;
-    again.then_some(Plan { address, peer, reason, expected_rpcs: None, can_hedge: false })
+    again.then_some(Plan { address, peer, reason, expected_rpcs: None, can_hedge: false, is_spared: false })
 }
 
 /// The ClusterIP Service, at one of its addresses that `is_wanted`.
@@ -252,7 +254,14 @@ fn service(
     let left: SmallVec<[Address; 2]> = left.collect();
     let at = two_choices(left.len(), dice, |at| conditions.load(left[at]))?;
     let reason = Reason::Fallback;
-    Some(Plan { address: left[at], peer: None, reason, expected_rpcs: None, can_hedge: false })
+    Some(Plan {
+        address: left[at],
+        peer: None,
+        reason,
+        expected_rpcs: None,
+        can_hedge: false,
+        is_spared: false,
+    })
 }
 
 /// With no identified node left: the ClusterIP Service, then whatever answers.
@@ -277,7 +286,7 @@ fn last_resort(
     let at = two_choices(anonymous.len(), dice, load)?;
     let address = anonymous[at].address;
     let reason = Reason::UnidentifiedNode;
-    Some(Plan { address, peer: None, reason, expected_rpcs: None, can_hedge: false })
+    Some(Plan { address, peer: None, reason, expected_rpcs: None, can_hedge: false, is_spared: false })
 }
 
 /// Draws two of `count` and returns the one of lower load.
@@ -304,7 +313,14 @@ pub(super) fn rendezvous<'n>(nodes: &[&'n Node], shard: Option<&ShardId>) -> Opt
 
 impl Plan {
     fn to(node: &Node, reason: Reason, expected_rpcs: Option<u32>) -> Self {
-        Self { address: node.address, peer: node.peer, reason, expected_rpcs, can_hedge: false }
+        Self {
+            address: node.address,
+            peer: node.peer,
+            reason,
+            expected_rpcs,
+            can_hedge: false,
+            is_spared: false,
+        }
     }
 }
 

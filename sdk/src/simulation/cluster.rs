@@ -88,6 +88,8 @@ struct Node {
     has_moved: bool,
     /// Entries of the log that it sees, where that is not all.
     frozen_at: Option<usize>,
+    /// Whether that was so, so far.
+    freezing: Vec<(Instant, bool)>,
     connections: Vec<AbortHandle>,
 }
 
@@ -112,6 +114,7 @@ impl World {
             history: vec![(now - LONG_AGO, Condition::Well)],
             has_moved: false,
             frozen_at: None,
+            freezing: vec![(now - LONG_AGO, false)],
             connections: Vec::new(),
         };
         let state = State {
@@ -174,7 +177,9 @@ impl World {
     /// It runs, answers, and knows everything.
     pub(super) fn mend(&self, node: usize) {
         self.set(node, Condition::Well);
-        self.lock().nodes[node].frozen_at = None;
+        let mut state = self.lock();
+        state.nodes[node].frozen_at = None;
+        state.nodes[node].freezing.push((Instant::now(), false));
     }
 
     /// A pod that was dead comes back elsewhere.
@@ -220,6 +225,7 @@ impl World {
         let mut state = self.lock();
         let entries = state.log.len();
         state.nodes[node].frozen_at.get_or_insert(entries);
+        state.nodes[node].freezing.push((Instant::now(), true));
     }
 
     // --- what was ---
@@ -249,7 +255,7 @@ impl World {
     /// other node knew so.
     pub(super) fn sole_holder(&self, collection: &str, from: Instant, to: Instant) -> Option<usize> {
         let state = self.lock();
-        if state.nodes.iter().any(|node| node.frozen_at.is_some()) {
+        if !state.nodes.iter().all(|node| always(&node.freezing, from, to, |is_frozen| !is_frozen)) {
             return None;
         }
         let began = state.log.iter().rposition(|&(at, _)| at <= from)?;
@@ -274,12 +280,15 @@ impl World {
             let _ = writeln!(story, "{:?} placement: {placements:?}", since(*at));
         }
         for (number, node) in state.nodes.iter().enumerate() {
-            let _ = writeln!(story, "node {number}, last at {}, frozen: {:?}", node.ip, node.frozen_at);
+            let _ = writeln!(story, "node {number}, last at {}", node.ip);
             for (at, condition) in &node.history {
                 let _ = writeln!(story, "  {:?} {condition:?}", since(*at));
             }
             for (at, is_listed) in &node.listing {
                 let _ = writeln!(story, "  {:?} listed: {is_listed}", since(*at));
+            }
+            for (at, is_frozen) in &node.freezing {
+                let _ = writeln!(story, "  {:?} its view stands still: {is_frozen}", since(*at));
             }
         }
         story

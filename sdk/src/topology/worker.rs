@@ -20,7 +20,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use futures_util::{StreamExt, stream};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
@@ -30,6 +29,7 @@ use tokio::{
 use super::{
     Address, ApiError, Change, ClusterApi, ClusterView, Collection, Epoch, Hashing, Lookup, Topology,
     Version, ViewKind,
+    fetch::{Batch, Fetched},
     membership::{Member, Membership, Progress},
     snapshot::Applied,
 };
@@ -63,9 +63,6 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the version that a node has told is believed.
 const VERSION_AGE: Duration = Duration::from_secs(60);
-
-/// Placements fetched at the same time.
-const FETCHES_AT_ONCE: usize = 8;
 
 /// How the topology is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,21 +128,6 @@ enum Event {
     Probed(Address, u64, Result<ClusterView, ApiError>),
     Versioned(Address, Result<Version, ApiError>),
     Fetched(Fetched),
-}
-
-/// The outcome of one batch: what `from` said about collections while it stood at `epoch`.
-struct Fetched {
-    from: Address,
-    epoch: Epoch,
-    /// The names that were wanted, aliases among them.
-    names: Vec<String>,
-    aliases: Option<HashMap<String, String>>,
-    /// By the name under which each is stored.
-    collections: Placements,
-    /// Where `from` stands after the batch, or why it failed.
-    after: Result<ClusterView, ApiError>,
-    /// The number of the newest change when the batch began.
-    asked_after: u64,
 }
 
 /// Parts of the topology that a snapshot must be made anew for.
@@ -401,6 +383,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             let due = self.next_round();
             let shared = self.shared.clone();
             tokio::select! {
+                biased;
                 () = self.discovery.changed() => self.adopt_candidates(),
                 Some(event) = self.tasks.join_next() => match event {
                     Ok(Event::Probed(address, asked_after, outcome)) => {
@@ -565,7 +548,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         }
     }
 
-    /// Starts to fetch what is wanted, from one of the nodes with the newest view, one batch at a time.
+    /// Starts to fetch what is wanted from the nodes with the newest view, one batch at a time.
     fn start_fetch(&mut self) {
         let now = Instant::now();
         self.unreadable.retain(|_, until| *until > now);
@@ -575,30 +558,31 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             return;
         }
         let Some(epoch) = self.epoch.filter(|&epoch| self.membership.epoch == Some(epoch)) else { return };
-        let at = self.dice.throw() as usize % self.membership.freshest.len();
-        let from = self.membership.freshest[at];
-        let names: Vec<String> = self.shared.wanted.iter().map(|wanted| wanted.key().clone()).collect();
+        let mut nodes = self.membership.freshest.clone();
+        let first = self.dice.throw() as usize % nodes.len();
+        nodes.rotate_left(first);
+        let mut names: Vec<String> = self.shared.wanted.iter().map(|wanted| wanted.key().clone()).collect();
+        names.sort_unstable();
         let known_aliases = (self.aliases.0 == Some(epoch)).then(|| self.aliases.1.clone());
         let api = self.api.clone();
         self.fetching = true;
         let asked_after = self.shared.change.load().number;
-        self.tasks.spawn(async move {
-            let (names, aliases, collections, after) = fetch(&*api, from, epoch, names, known_aliases).await;
-            Event::Fetched(Fetched { from, epoch, names, aliases, collections, after, asked_after })
-        });
+        let batch = Batch { epoch, names, known_aliases, asked_after };
+        self.tasks.spawn(async move { Event::Fetched(batch.fetch(&*api, &nodes).await) });
     }
 
     fn adopt_fetched(&mut self, fetched: Fetched) {
         self.fetching = false;
+        let Batch { epoch, names, asked_after, .. } = fetched.batch;
         if let Some(aliases) = fetched.aliases {
             let aliases = if *self.aliases.1 == aliases { self.aliases.1.clone() } else { Arc::new(aliases) };
-            self.aliases = (Some(fetched.epoch), aliases);
+            self.aliases = (Some(epoch), aliases);
         }
         let asked_nothing = fetched.collections.is_empty();
         for (name, outcome) in fetched.collections {
             match outcome {
                 Ok(Some(collection)) => self.remember(name, Lookup::Found(Arc::new(collection))),
-                Ok(None) => self.remember(name, Lookup::Absent(fetched.epoch)),
+                Ok(None) => self.remember(name, Lookup::Absent(epoch)),
                 Err(error) => self.note_unreadable(name, &error),
             }
         }
@@ -606,15 +590,15 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             // The names stay wanted: another node is asked at once.
             Err(ApiError::Unreachable { .. }) if asked_nothing => {}
             outcome => {
-                for name in &fetched.names {
+                for name in &names {
                     self.shared.wanted.remove(name);
                 }
                 if let (true, Err(error)) = (asked_nothing, outcome) {
-                    fetched.names.into_iter().for_each(|name| self.note_unreadable(name, error));
+                    names.into_iter().for_each(|name| self.note_unreadable(name, error));
                 }
             }
         }
-        self.observe(fetched.from, fetched.asked_after, fetched.after);
+        self.observe(fetched.from, asked_after, fetched.after);
         self.publish();
     }
 
@@ -747,40 +731,6 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         let surveyed = self.candidates.complete && self.members.iter().all(asked);
         surveyed && !self.shared.surveyed.swap(true, Ordering::AcqRel)
     }
-}
-
-type Placements = Vec<(String, Result<Option<Collection>, ApiError>)>;
-
-/// Asks `from` for the aliases where they are not known, for the placement of `names`, and last where
-/// it stands now: if its epoch has moved meanwhile, the placements count as of the earlier epoch and
-/// are fetched again when traffic next needs them.
-async fn fetch<A: ClusterApi>(
-    api: &A,
-    from: Address,
-    epoch: Epoch,
-    names: Vec<String>,
-    known_aliases: Option<Arc<HashMap<String, String>>>,
-) -> (Vec<String>, Option<HashMap<String, String>>, Placements, Result<ClusterView, ApiError>) {
-    let new_aliases = match known_aliases {
-        Some(_) => None,
-        None => match api.aliases(from).await {
-            Ok(aliases) => Some(aliases),
-            Err(error) => return (names, None, Vec::new(), Err(error)),
-        },
-    };
-    let aliases = new_aliases.as_ref().or(known_aliases.as_deref());
-    let resolve = |name: &String| aliases.and_then(|aliases| aliases.get(name)).unwrap_or(name).clone();
-    let resolved: BTreeSet<String> = names.iter().map(resolve).collect();
-    let collections = stream::iter(resolved)
-        .map(|name| async move {
-            let placement = api.placement(from, &name, epoch).await;
-            (name, placement)
-        })
-        .buffer_unordered(FETCHES_AT_ONCE)
-        .collect()
-        .await;
-    let after = api.cluster(from).await;
-    (names, new_aliases, collections, after)
 }
 
 #[cfg(test)]

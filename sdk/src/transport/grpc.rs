@@ -250,6 +250,7 @@ impl Pool {
         let (pings, over) = (driver.ping_pong(), state.clone());
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 outcome = stream.drive(&mut driver) => {
                     if let Err(error) = outcome {
                         tracing::debug!(%error, "a connection to a node ended");
