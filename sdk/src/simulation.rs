@@ -425,6 +425,35 @@ fn repeats_stay_within_the_budget() {
     });
 }
 
+/// The only replica is on a node that answers nothing but errors: other nodes answer in its place, which it
+/// is asked often enough to take back.
+#[test]
+fn a_spared_node_fails_no_reads() {
+    in_virtual_time(async {
+        let world = World::new(3);
+        world.create("solo", 1, 1);
+        network::install(world.clone());
+        let router = router(&world, 1).await;
+        world.set(0, Condition::Failing);
+        let mut requests = tokio::task::JoinSet::new();
+        for id in 0..4_000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            requests.spawn(ask(router.clone(), "solo", Kind::Read, id % 2 == 0, id));
+        }
+        let outcomes = requests.join_all().await;
+        let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.status != 200).collect();
+        assert!(failed.is_empty(), "{} failed, {:?} first", failed.len(), failed[0]);
+
+        world.mend(0);
+        let mut last = None;
+        for id in 4_000..4_100 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            last = ask(router.clone(), "solo", Kind::Read, id % 2 == 0, id).await.reason;
+        }
+        assert_eq!(last, Some(Reason::ReadableReplica));
+    });
+}
+
 /// The addresses of the simulation.
 fn ip(number: usize) -> IpAddr {
     let [.., high, low] = number.to_be_bytes();

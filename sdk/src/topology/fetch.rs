@@ -18,8 +18,9 @@ use super::{Address, ApiError, ClusterApi, ClusterView, Collection, Epoch};
 /// Placements fetched from one node at the same time.
 const AT_ONCE: usize = 8;
 
-/// How long a node is waited for before another one is asked too,
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a node is waited for before another one is asked too: the first request for a collection waits
+/// long enough for both.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// and how many are asked for one batch.
 const MOST_NODES: usize = 3;

@@ -178,6 +178,18 @@ async fn one_fetch_serves_all_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_hangs_keeps_nobody_waiting() {
+    for hanging in 1..=3 {
+        let cluster = FakeCluster::of(3);
+        cluster.lock().collections.insert("books".to_owned());
+        let topology = follow(&cluster, "1-2-3").await;
+        cluster.node(hanging, |node| node.hangs = true);
+        let snapshot = topology.knowing("books").await;
+        assert!(is_found(&snapshot, "books"), "{hanging} hangs");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_fetched_while_the_epoch_stands_still() {
     let cluster = FakeCluster::of(3);
     cluster.lock().collections.insert("books".to_owned());
