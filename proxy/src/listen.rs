@@ -19,10 +19,13 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use self::prompt::Prompt;
 use crate::{
     lifecycle::Proxy,
     workers::{Desk, Workers},
 };
+
+mod prompt;
 
 /// The head of a request must have come within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -196,7 +199,7 @@ async fn answer(
     let began = Instant::now();
     let record = desk.proxy.telemetry.begin(&mut request);
     let is_last = has_unclear_end(&request);
-    let (mut response, routed) = desk.router().route(request).await;
+    let (mut response, routed) = desk.router().route(request.map(Prompt::new)).await;
     if is_last {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

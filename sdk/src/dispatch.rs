@@ -205,6 +205,9 @@ impl Dispatcher {
         let mut credit = Credit::default();
         // An answer that asks for another node, for when no other has a better one.
         let mut poor: Option<Answer> = None;
+        // Nodes that answered poorly what others have a part in: theirs is the fault once another node answers
+        // the same request well.
+        let mut suspects: SmallVec<[Address; MAX_ATTEMPTS]> = SmallVec::new();
         let mut next = Next::Attempt;
         loop {
             let attempts = tried.len() - excluded;
@@ -281,7 +284,10 @@ impl Dispatcher {
                     match (is_read, collection, pause) {
                         (false, ..) => {}
                         (true, Some(collection), Some(pause)) => in_flight.rest(collection, pause),
-                        (true, ..) if is_poor => self.balance.poor(plan.address, collection),
+                        (true, ..) if is_poor && plan.expected_rpcs == Some(0) => {
+                            self.balance.poor(plan.address, collection);
+                        }
+                        (true, ..) if is_poor => suspects.push(plan.address),
                         (true, ..) => in_flight.good(collection),
                     }
                     // Reads alone compare: a snapshot takes long, and a quick error is no merit.
@@ -299,6 +305,9 @@ impl Dispatcher {
                             let answer =
                                 Answer { response: Response::from_parts(head, body), plan, attempts };
                             if !is_poor {
+                                if is_read && !is_error {
+                                    suspects.iter().for_each(|&node| self.balance.poor(node, collection));
+                                }
                                 return Ok(answer);
                             }
                             tracing::debug!(address = %plan.address, "asks for another node");

@@ -419,10 +419,11 @@ impl State {
         self.log.push((Instant::now(), placements));
     }
 
-    /// Whether the router could know the node's address from `from` until `to`. One that moved while names
-    /// did not resolve could not be found.
+    /// Whether the router could know the node's address from `from` until `to`. One that moved, or was listed
+    /// anew, while names did not resolve could not be found.
     fn could_be_found(&self, node: &Node, from: Instant, to: Instant) -> bool {
-        always(&node.listing, from, to, |is_listed| is_listed) && !(node.has_moved && self.names_failed)
+        let is_as_at_first = !node.has_moved && node.listing.iter().all(|&(_, is_listed)| is_listed);
+        always(&node.listing, from, to, |is_listed| is_listed) && (is_as_at_first || !self.names_failed)
     }
 
     fn list_all(&mut self) {

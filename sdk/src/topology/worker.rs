@@ -27,8 +27,8 @@ use tokio::{
 };
 
 use super::{
-    Address, ApiError, Change, ClusterApi, ClusterView, Collection, Epoch, Hashing, Lookup, Topology,
-    Version, ViewKind,
+    Address, ApiError, Change, ClusterApi, ClusterView, Epoch, Hashing, Lookup, Node, Topology, Version,
+    ViewKind,
     fetch::{Batch, Fetched},
     membership::{Member, Membership, Progress},
     snapshot::Applied,
@@ -150,6 +150,8 @@ struct Worker<A, O> {
     errors: HashMap<Address, ApiError>,
     candidates: Candidates,
     membership: Membership,
+    /// The nodes of the cluster, as long as it is this one.
+    cluster: Vec<Node>,
     epoch: Option<Epoch>,
     aliases: (Option<Epoch>, Arc<HashMap<String, String>>),
     collections: HashMap<Arc<str>, Lookup>,
@@ -218,6 +220,7 @@ impl TopologyHandle {
             errors: HashMap::new(),
             candidates: Candidates::default(),
             membership: Membership::default(),
+            cluster: Vec::new(),
             epoch: None,
             aliases: Default::default(),
             collections: HashMap::new(),
@@ -665,19 +668,22 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
 
     /// Who the nodes are, from what all of them say.
     fn derive_membership(&mut self) {
-        let membership = Membership::of(&self.members, &self.membership.nodes);
-        let is_other_cluster = || {
-            let known = |node: &super::Node| self.membership.nodes.iter().any(|old| old.peer == node.peer);
-            self.membership.nodes.iter().any(|node| node.peer.is_some())
-                && membership.nodes.iter().any(|node| node.peer.is_some())
-                && !membership.nodes.iter().any(known)
-        };
-        if is_other_cluster() {
-            tracing::warn!("all nodes belong to another cluster than before: starting from nothing");
-            self.epoch = None;
-            self.aliases = Default::default();
-            self.collections.clear();
-            self.changed.collections = true;
+        let mut membership = Membership::of(&self.members, &self.cluster);
+        if is_another_cluster(&self.cluster, &membership.nodes) {
+            // Addresses may have gone to other pods since the names last resolved.
+            if self.candidates.problems.is_empty() {
+                tracing::warn!("all nodes belong to another cluster than before: starting from nothing");
+                self.epoch = None;
+                self.aliases = Default::default();
+                self.collections.clear();
+                self.changed.collections = true;
+            } else {
+                let strangers = membership.nodes.iter().map(|node| node.address).collect();
+                membership = Membership { strangers, ..Membership::default() };
+            }
+        }
+        if membership.nodes.iter().any(|node| node.peer.is_some()) {
+            self.cluster.clone_from(&membership.nodes);
         }
         // An older view never replaces a newer one.
         self.epoch = self.epoch.max(membership.epoch);
@@ -731,6 +737,13 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         let surveyed = self.candidates.complete && self.members.iter().all(asked);
         surveyed && !self.shared.surveyed.swap(true, Ordering::AcqRel)
     }
+}
+
+/// Whether `nodes` form another cluster than the one that is known.
+fn is_another_cluster(known: &[Node], nodes: &[Node]) -> bool {
+    let peers = |nodes: &[Node]| nodes.iter().filter_map(|node| node.peer).collect::<BTreeSet<_>>();
+    let (known, nodes) = (peers(known), peers(nodes));
+    !known.is_empty() && !nodes.is_empty() && known.is_disjoint(&nodes)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::{
     discovery::{Answer, Host, Resolve, Sources},
-    topology::{PeerId, Shard},
+    topology::{Collection, PeerId, Shard},
 };
 
 /// A cluster that answers as the test says and counts what it was asked.
@@ -117,10 +117,17 @@ impl ClusterApi for FakeCluster {
 }
 
 /// Names are the last octets of the addresses: "1 2 3".
-struct Octets;
+#[derive(Clone, Default)]
+struct Octets {
+    fails: Arc<AtomicBool>,
+}
 
 impl Resolve for Octets {
     async fn resolve(&self, name: &str) -> Result<Answer, ResolveError> {
+        if self.fails.load(Ordering::Relaxed) {
+            let name = name.to_owned();
+            return Err(ResolveError { asked: name.clone(), name, reason: "no answer".to_owned() });
+        }
         let addresses =
             name.split('-').filter_map(|last| Some([10, 0, 0, last.parse().ok()?].into())).collect();
         Ok(Answer { addresses, ttl: Duration::from_secs(5) })
@@ -137,9 +144,13 @@ impl Observer for Nobody {
 }
 
 async fn follow(cluster: &FakeCluster, names: &str) -> TopologyHandle {
+    follow_by(Octets::default(), cluster, names).await
+}
+
+async fn follow_by(octets: Octets, cluster: &FakeCluster, names: &str) -> TopologyHandle {
     let dice = Arc::new(Dice::seeded(3));
     let sources = Sources { headless: Some(Host::named(names)), ..Sources::new() };
-    let discovery = sources.follow(Octets, dice.clone());
+    let discovery = sources.follow(octets, dice.clone());
     let handle =
         TopologyHandle::follow(discovery, cluster.clone(), Arc::new(Nobody), Settings::default(), dice);
     handle.surveyed().await;
@@ -187,6 +198,25 @@ async fn a_node_that_hangs_keeps_nobody_waiting() {
         let snapshot = topology.knowing("books").await;
         assert!(is_found(&snapshot, "books"), "{hanging} hangs");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_cluster_is_believed_while_names_resolve() {
+    let cluster = FakeCluster::of(2);
+    let octets = Octets::default();
+    let topology = follow_by(octets.clone(), &cluster, "1-2").await;
+    octets.fails.store(true, Ordering::Relaxed);
+    a_while().await;
+    for last in [1, 2] {
+        cluster.node(last, |node| (node.peer, node.peers) = (PeerId::from(last) + 90, vec![91, 92]));
+    }
+    a_while().await;
+    assert_eq!(topology.snapshot().nodes(), [], "the addresses may have gone to other pods");
+
+    octets.fails.store(false, Ordering::Relaxed);
+    a_while().await;
+    let peers: Vec<_> = topology.snapshot().nodes().iter().map(|node| node.peer).collect();
+    assert_eq!(peers, [Some(91), Some(92)], "it is where the names say");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use qdrant_router::route::Conditions;
+use serde_json::json;
 use testkit::Cluster;
 
 use super::{Load, Mix, assert_no_failed_read, assert_nothing_failed, filled, noticed};
@@ -52,6 +54,31 @@ async fn one_after_the_other(
     let ledger = load.stop().await;
     ledger.tell(what);
     assert_nothing_failed(what, &bed, &ledger).await;
+}
+
+/// What nobody can answer says nothing about those who were asked: they go on with everything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_without_a_living_replica_takes_no_other_node_out() {
+    let bed = filled(Cluster::builder().nodes(3)).await;
+    bed.collection("single", json!({ "shard_number": 1, "replication_factor": 1 })).await;
+    let placement = bed.router.topology().knowing("single").await;
+    let holder = placement.collections().find(|(name, _)| *name == "single").expect("a placement").1.shards
+        [0]
+    .replicas[0]
+        .peer;
+    let dead = (0..3).find(|&i| bed.cluster.node(i).peer_id() == holder).expect("a node");
+    bed.cluster.kill(dead).await.expect("a dead node");
+    noticed(&bed, dead, false).await;
+
+    for _ in 0..30 {
+        let answer = bed.rest().post("/collections/single/points/count", json!({})).await;
+        assert!(answer.is_err(), "its only replica is gone");
+    }
+    let nodes = bed.router.topology().snapshot();
+    let living = nodes.nodes().iter().filter(|node| node.peer != Some(holder));
+    for node in living {
+        assert!(bed.router.balance().is_usable(node.address), "{node:?}");
+    }
 }
 
 /// A pod that is deleted comes back as the same node at another address.
