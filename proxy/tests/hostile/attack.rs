@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,6 +20,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    runtime,
     task::JoinSet,
 };
 
@@ -97,27 +99,33 @@ impl Served {
     }
 }
 
-/// Clients that ask politely, one of each protocol, until they are told to stop.
+/// Clients that ask politely, one of each protocol, until they are told to stop; on a thread of their own.
 pub(crate) struct WellBehaved {
     stop: Arc<AtomicBool>,
-    clients: JoinSet<Served>,
+    clients: thread::JoinHandle<Vec<Served>>,
 }
 
 impl WellBehaved {
     pub(crate) fn start(rest: SocketAddr, grpc: SocketAddr) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut clients = JoinSet::new();
-        for (port, is_grpc) in [(rest, false), (grpc, true)] {
-            clients.spawn(ask(port, is_grpc, stop.clone()));
-        }
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let told = stop.clone();
+        let clients = thread::spawn(move || {
+            runtime.block_on(async {
+                let (rest, grpc) =
+                    tokio::join!(ask(rest, false, told.clone()), ask(grpc, true, told.clone()));
+                vec![rest, grpc]
+            })
+        });
         Self { stop, clients }
     }
 
     /// How they were served.
     pub(crate) async fn end(self) -> Served {
         self.stop.store(true, Ordering::Relaxed);
+        let clients = tokio::task::spawn_blocking(|| self.clients.join().expect("no panic"));
         let mut all = Served::default();
-        for served in self.clients.join_all().await {
+        for served in clients.await.expect("no panic") {
             all.took.extend(served.took);
             all.failures.extend(served.failures);
         }

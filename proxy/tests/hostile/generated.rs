@@ -1,6 +1,14 @@
 //! Generated input, while others are served.
+//!
+//! The attack comes from a process of its own with the lowest priority, and the well-behaved have a thread of
+//! their own: on one machine, what the attack itself costs is not the program's doing.
 
-use std::{env, net::SocketAddr, time::Duration};
+use std::{
+    env,
+    net::SocketAddr,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use http::StatusCode;
 use testkit::Block;
@@ -19,6 +27,17 @@ const SEED: u64 = 1;
 
 /// How long the well-behaved have the program for themselves, to compare with.
 const ALONE: Duration = Duration::from_secs(2);
+
+/// What [`hostile_input_is_forwarded_plainly_or_not_at_all_and_harms_nobody_else`] starts.
+#[tokio::test]
+#[ignore = "attacks where QDRANT_ROUTER_ATTACK says"]
+async fn attackers() {
+    let ports = env::var("QDRANT_ROUTER_ATTACK").expect("two addresses");
+    let mut ports = ports.split(' ').map(|port| port.parse().expect("an address"));
+    let ports = [ports.next().expect("of REST"), ports.next().expect("of gRPC")];
+    let (requests, seed) = (number("QDRANT_ROUTER_HOSTILE", REQUESTS), number("QDRANT_ROUTER_SEED", SEED));
+    attack(ports, Generator::seeded(seed), requests).await;
+}
 
 fn number(variable: &str, default: u64) -> u64 {
     env::var(variable).map_or(default, |text| text.parse().expect("a number"))
@@ -44,7 +63,17 @@ async fn hostile_input_is_forwarded_plainly_or_not_at_all_and_harms_nobody_else(
 
     let memory = Memory::of(&program);
     let well_behaved = WellBehaved::start(ports[0], ports[1]);
-    attack(ports, Generator::seeded(seed), requests).await;
+    let mut attackers = Command::new("nice");
+    attackers
+        .args(["-n", "19"])
+        .arg(env::current_exe().expect("this program"))
+        .args(["--exact", "generated::attackers", "--ignored"])
+        .env("QDRANT_ROUTER_ATTACK", ports.map(|port| port.to_string()).join(" "))
+        .env("QDRANT_ROUTER_HOSTILE", requests.to_string())
+        .env("QDRANT_ROUTER_SEED", seed.to_string())
+        .stdout(Stdio::null());
+    let ended = tokio::task::spawn_blocking(move || attackers.status()).await.expect("no panic");
+    assert!(ended.expect("a process").success(), "the attackers gave up");
     let mut served = well_behaved.end().await;
     let growth = memory.growth();
 

@@ -10,3 +10,4 @@ mod reload;
 mod serve;
 mod tls;
 mod trace;
+mod upkeep;
