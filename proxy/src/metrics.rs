@@ -1,6 +1,6 @@
 //! What is counted. Label values come from closed lists only.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use http::{HeaderMap, Response};
 use prometheus_client::{
@@ -20,11 +20,12 @@ use qdrant_router::{Routed, Router, request::Protocol};
 
 mod cluster;
 mod observed;
+mod reloads;
 mod tally;
 
-use self::{cluster::ClusterMetrics, observed::Observed, tally::Tally};
+use self::{cluster::ClusterMetrics, observed::Observed, reloads::Reloads, tally::Tally};
 
-pub(crate) use self::tally::Totals;
+pub(crate) use self::{observed::ObservedTotals, tally::Totals};
 
 /// What all names begin with.
 const PREFIX: &str = "qdrant_router";
@@ -37,9 +38,11 @@ pub struct Metrics {
     duration: Family<ProtocolLabels, Histogram>,
     repeats: Family<ProtocolLabels, Counter>,
     expected_rpcs: Family<ProtocolLabels, Counter>,
+    avoided_rpcs: Family<ProtocolLabels, Counter<f64, AtomicU64>>,
     known_hops: Family<ProtocolLabels, Counter>,
     without_hop: Family<ProtocolLabels, Counter>,
     observed: Observed,
+    reloads: Reloads,
     tally: Tally,
     nodes: Gauge,
     reachable_nodes: Gauge,
@@ -87,6 +90,12 @@ impl Metrics {
             "Internal RPCs that Qdrant was expected to need for what was routed",
             expected_rpcs.clone(),
         );
+        let avoided_rpcs = Family::default();
+        registry.register(
+            "avoided_internal_rpcs",
+            "Internal RPCs that what was routed would have needed on average over the nodes, less those expected",
+            avoided_rpcs.clone(),
+        );
         let known_hops = Family::default();
         registry.register(
             "requests_with_known_hops",
@@ -100,6 +109,7 @@ impl Metrics {
             without_hop.clone(),
         );
         let observed = Observed::register(&mut registry);
+        let reloads = Reloads::register(&mut registry);
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -116,9 +126,11 @@ impl Metrics {
             duration,
             repeats,
             expected_rpcs,
+            avoided_rpcs,
             known_hops,
             without_hop,
             observed,
+            reloads,
             tally: Tally::default(),
             nodes,
             reachable_nodes,
@@ -153,15 +165,33 @@ impl Metrics {
                 self.expected_rpcs.get_or_create(&protocol).inc_by(rpcs.into());
             }
         }
+        if let Some(rpcs) = routed.avoided_rpcs {
+            self.avoided_rpcs.get_or_create(&protocol).inc_by(rpcs);
+        }
         if let Some(observed) = &routed.observed {
             self.observed.count(routed, observed);
         }
         self.tally.count(routed, matches!(outcome, "unanswered" | "server_error"));
     }
 
+    /// Counts a new configuration that is in use.
+    pub fn reloaded(&self) {
+        self.reloads.succeeded();
+    }
+
+    /// Counts a new configuration that could not take over, so that the old one stayed.
+    pub fn reload_failed(&self) {
+        self.reloads.failed();
+    }
+
     /// What has been counted so far.
     pub(crate) fn totals(&self) -> Totals {
         self.tally.read()
+    }
+
+    /// What has been counted so far of requests that were observed.
+    pub(crate) fn observed_totals(&self) -> ObservedTotals {
+        self.observed.totals()
     }
 
     /// All metrics in Prometheus' text format, with the gauges as they are now.
