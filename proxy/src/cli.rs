@@ -69,7 +69,7 @@ pub fn run() -> ExitCode {
         }
     };
     let outcome = match cli.verb {
-        Verb::Serve(serve) => serve.run(invocation),
+        Verb::Serve(serve) => serve.run(invocation, &origins),
         Verb::Check(check) => check.run(&origins),
         Verb::Topology(topology) => topology.run(),
         Verb::Explain(explain) => explain.run(),
