@@ -44,7 +44,7 @@ enum Verb {
     Doctor(Doctor),
     /// Measure a cluster: the same requests by several ways, in turns.
     Bench(Bench),
-    /// Print the reference of the configuration, its JSON schema, the man page, or completions.
+    /// Print the reference of the configuration, JSON schemas, the man page, or completions.
     #[command(hide = true)]
     Docs(Docs),
 }
