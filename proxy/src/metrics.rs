@@ -18,12 +18,19 @@ use prometheus_client::{
 };
 use qdrant_router::{Routed, Router, request::Protocol};
 
+mod by_protocol;
 mod cluster;
 mod observed;
 mod reloads;
 mod tally;
 
-use self::{cluster::ClusterMetrics, observed::Observed, reloads::Reloads, tally::Tally};
+use self::{
+    by_protocol::{ByProtocol, ProtocolLabels},
+    cluster::ClusterMetrics,
+    observed::Observed,
+    reloads::Reloads,
+    tally::Tally,
+};
 
 pub(crate) use self::{observed::ObservedTotals, tally::Totals};
 
@@ -36,11 +43,11 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     duration: Family<ProtocolLabels, Histogram>,
-    repeats: Family<ProtocolLabels, Counter>,
-    expected_rpcs: Family<ProtocolLabels, Counter>,
-    avoided_rpcs: Family<ProtocolLabels, Counter<f64, AtomicU64>>,
-    known_hops: Family<ProtocolLabels, Counter>,
-    without_hop: Family<ProtocolLabels, Counter>,
+    repeats: ByProtocol<Counter>,
+    expected_rpcs: ByProtocol<Counter>,
+    avoided_rpcs: ByProtocol<Counter<f64, AtomicU64>>,
+    known_hops: ByProtocol<Counter>,
+    without_hop: ByProtocol<Counter>,
     observed: Observed,
     reloads: Reloads,
     tally: Tally,
@@ -58,11 +65,6 @@ struct RequestLabels {
     operation: &'static str,
     reason: &'static str,
     outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ProtocolLabels {
-    protocol: &'static str,
 }
 
 // === impl Metrics ===
@@ -124,11 +126,11 @@ impl Metrics {
             registry,
             requests,
             duration,
-            repeats,
-            expected_rpcs,
-            avoided_rpcs,
-            known_hops,
-            without_hop,
+            repeats: ByProtocol::of(&repeats),
+            expected_rpcs: ByProtocol::of(&expected_rpcs),
+            avoided_rpcs: ByProtocol::of(&avoided_rpcs),
+            known_hops: ByProtocol::of(&known_hops),
+            without_hop: ByProtocol::of(&without_hop),
             observed,
             reloads,
             tally: Tally::default(),
@@ -142,31 +144,31 @@ impl Metrics {
 
     /// Counts one request.
     pub fn observe<B>(&self, routed: &Routed, response: &Response<B>, took: Duration) {
-        let protocol = ProtocolLabels { protocol: routed.protocol.as_str() };
+        let protocol = routed.protocol;
         let outcome = outcome(routed, response);
         self.requests
             .get_or_create(&RequestLabels {
-                protocol: protocol.protocol,
+                protocol: protocol.as_str(),
                 class: routed.class.as_str(),
                 operation: routed.operation,
                 reason: routed.reason.map_or("none", qdrant_router::route::Reason::as_str),
                 outcome,
             })
             .inc();
-        self.duration.get_or_create(&protocol).observe(took.as_secs_f64());
+        self.duration.get_or_create(&ProtocolLabels::of(protocol)).observe(took.as_secs_f64());
         if let repeats @ 1.. = routed.attempts.saturating_sub(routed.parts) {
-            self.repeats.get_or_create(&protocol).inc_by(repeats as u64);
+            self.repeats.get(protocol).inc_by(repeats as u64);
         }
         if let Some(rpcs) = routed.expected_rpcs {
-            self.known_hops.get_or_create(&protocol).inc();
-            // A share can be told of both from the first request on.
-            self.without_hop.get_or_create(&protocol).inc_by((rpcs == 0).into());
-            if rpcs > 0 {
-                self.expected_rpcs.get_or_create(&protocol).inc_by(rpcs.into());
+            self.known_hops.get(protocol).inc();
+            if rpcs == 0 {
+                self.without_hop.get(protocol).inc();
+            } else {
+                self.expected_rpcs.get(protocol).inc_by(rpcs.into());
             }
         }
         if let Some(rpcs) = routed.avoided_rpcs {
-            self.avoided_rpcs.get_or_create(&protocol).inc_by(rpcs);
+            self.avoided_rpcs.get(protocol).inc_by(rpcs);
         }
         if let Some(observed) = &routed.observed {
             self.observed.count(routed, observed);
