@@ -21,7 +21,9 @@ const pulse = {
   reasons: [{ reason: HOSTILE, total: 5, rate: 1 }, { reason: "__proto__", total: 5, rate: 1 }],
   nodes: slice(NODES, 0, node), problems: [HOSTILE],
 };
-const events = [{ id: 1, at: Date.now(), kind: HOSTILE, subject: HOSTILE, text: HOSTILE, cause: HOSTILE }];
+const events = [{ id: 1, at: Date.now(), kind: HOSTILE, subject: HOSTILE, text: HOSTILE, cause: HOSTILE }, {
+  id: 2, at: Date.now(), kind: "reload_failed", subject: "configuration", text: "cannot work", cause: HOSTILE,
+}];
 const collection = (i) => ({ name: `${HOSTILE}-${i}`, shards: 64, replicas: 128, unreadable: i % 2, transfers: 0, resharding: false });
 const detail = {
   name: `${HOSTILE}-0`, aliases: [HOSTILE], epoch: HOSTILE, transfers: 0, resharding: null,
