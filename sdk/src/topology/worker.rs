@@ -27,7 +27,8 @@ use tokio::{
 };
 
 use super::{
-    Address, ApiError, Change, ClusterApi, ClusterView, Epoch, Hashing, Lookup, Topology, Version, ViewKind,
+    Address, ApiError, Change, ClusterApi, ClusterView, Collection, Epoch, Hashing, Lookup, Topology,
+    Version, ViewKind,
     fetch::{Batch, Fetched},
     membership::{Member, Membership, Progress},
     snapshot::Applied,

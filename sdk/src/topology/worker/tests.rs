@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::{
     discovery::{Answer, Host, Resolve, Sources},
-    topology::{Collection, PeerId, Shard},
+    topology::{PeerId, Shard},
 };
 
 /// A cluster that answers as the test says and counts what it was asked.
