@@ -115,6 +115,8 @@ impl Contender {
             .args(["-c", &options.proxy_core.to_string()])
             .arg(&program)
             .args(arguments)
+            // Which is no key of the router's.
+            .env_remove("QDRANT_ROUTER_BIN")
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)

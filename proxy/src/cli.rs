@@ -44,7 +44,7 @@ enum Verb {
     Doctor(Doctor),
     /// Measure a cluster: the same requests by several ways, in turns.
     Bench(Bench),
-    /// Print the reference of the configuration, its JSON schema, the man page, or completions.
+    /// Print the reference of the configuration, JSON schemas, the man page, or completions.
     #[command(hide = true)]
     Docs(Docs),
 }
@@ -69,7 +69,7 @@ pub fn run() -> ExitCode {
         }
     };
     let outcome = match cli.verb {
-        Verb::Serve(serve) => serve.run(invocation),
+        Verb::Serve(serve) => serve.run(invocation, &origins),
         Verb::Check(check) => check.run(&origins),
         Verb::Topology(topology) => topology.run(),
         Verb::Explain(explain) => explain.run(),

@@ -20,9 +20,11 @@ mod file;
 pub(crate) mod reference;
 mod setting;
 pub(crate) mod value;
+mod variables;
 pub(crate) mod watch;
 
 pub(crate) use self::setting::{Kind, Setting};
+use self::variables::Strangers;
 
 /// The verb whose arguments define the keys, and the argument that names the file.
 const DEFINING_VERB: &str = "serve";
@@ -42,6 +44,8 @@ pub(crate) enum Origin {
 pub(crate) struct Origins {
     /// The configuration file.
     pub(crate) file: Option<PathBuf>,
+    /// Variables that look like keys, and that Kubernetes has set for a Service.
+    pub(crate) of_services: Vec<String>,
     values: BTreeMap<String, (Origin, Vec<String>)>,
 }
 
@@ -81,9 +85,13 @@ pub(crate) fn load(command: &Command, arguments: &[OsString]) -> Result<Merged, 
     };
     let matches = parse(command)?;
     let verb = matches.subcommand();
+    // Verbs without keys leave the environment alone.
+    let has_keys = verb.is_some_and(|(_, verb)| verb.try_contains_id(CONFIG).is_ok());
+    let of_services =
+        if has_keys { strangers(command, &settings).map_err(LoadError::Mistake)? } else { Vec::new() };
     let path = verb.and_then(|(_, verb)| verb.try_get_one::<PathBuf>(CONFIG).ok().flatten()).cloned();
     let (Some((name, _)), Some(path)) = (verb, &path) else {
-        let origins = Origins::of(&matches, &settings, None);
+        let origins = Origins { of_services, ..Origins::of(&matches, &settings, None) };
         return Ok(Merged { matches, origins });
     };
     let entries = read(path, &settings).map_err(LoadError::Mistake)?;
@@ -99,7 +107,7 @@ pub(crate) fn load(command: &Command, arguments: &[OsString]) -> Result<Merged, 
     });
     let matches = parse(&configured)?;
     let lines = entries.iter().map(|(setting, entry)| (setting.key(), entry.line)).collect();
-    let origins = Origins::of(&matches, &settings, Some((path, &lines)));
+    let origins = Origins { of_services, ..Origins::of(&matches, &settings, Some((path, &lines))) };
     Ok(Merged { matches, origins })
 }
 
@@ -139,15 +147,34 @@ fn read<'a>(path: &Path, settings: &'a [Setting]) -> Result<Vec<(&'a Setting, fi
 const LIKENESS: f64 = 0.75;
 
 fn unknown(key: &str, settings: &[Setting]) -> String {
-    let nearest = settings
-        .iter()
-        .map(|setting| (strsim::jaro_winkler(key, setting.key()), setting.key()))
-        .max_by(|one, other| one.0.total_cmp(&other.0))
-        .filter(|(likeness, _)| *likeness > LIKENESS);
-    match nearest {
-        Some((_, nearest)) => format!("unknown key `{key}`; did you mean `{nearest}`?"),
+    match nearest(key, settings.iter().map(Setting::key)) {
+        Some(nearest) => format!("unknown key `{key}`; did you mean `{nearest}`?"),
         None => format!("unknown key `{key}`; `qdrant-router docs configuration` lists all keys"),
     }
+}
+
+fn nearest<'a>(key: &str, keys: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    keys.map(|known| (strsim::jaro_winkler(key, known), known))
+        .filter(|(likeness, _)| *likeness > LIKENESS)
+        .max_by(|one, other| one.0.total_cmp(&other.0))
+        .map(|(_, nearest)| nearest)
+}
+
+/// The variables that Kubernetes has set for a Service of the router's name. Fails where another one looks like a
+/// key and is none; its value is not shown, as it may be what should be in a file.
+fn strangers(command: &Command, settings: &[Setting]) -> Result<Vec<String>, String> {
+    let arguments = command.get_subcommands().flat_map(Command::get_arguments);
+    let known: Vec<&OsStr> = arguments.filter_map(clap::Arg::get_env).collect();
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+    let Strangers { of_services, mistyped } =
+        Strangers::among(variables, |name| known.contains(&OsStr::new(name)));
+    let Some(key) = mistyped else { return Ok(of_services) };
+    let unknown = format!("unknown variable {}", variable(&key));
+    Err(match nearest(&key, settings.iter().map(Setting::key).chain([CONFIG])) {
+        Some(nearest) => format!("{unknown}; did you mean {}?", variable(nearest)),
+        None => format!("{unknown}; `qdrant-router docs configuration` lists all keys"),
+    })
 }
 
 // === impl Origins ===
@@ -173,7 +200,7 @@ impl Origins {
             };
             values.insert(setting.key().to_owned(), (origin, raw));
         }
-        Self { file: file.map(|(path, _)| path.clone()), values }
+        Self { file: file.map(|(path, _)| path.clone()), values, ..Self::default() }
     }
 
     /// The keys with their values as written, and where they came from.

@@ -97,8 +97,10 @@ pub enum EventKind {
     ReplicasMoved,
     /// A collection is being resharded, or no longer is.
     Resharding,
-    /// The configuration was read again.
+    /// A new configuration is in use.
     Reloaded,
+    /// A new configuration cannot work, or does not reach the cluster; the old one stays.
+    ReloadFailed,
 }
 
 // === impl Journal ===

@@ -1,6 +1,6 @@
 //! What is counted. Label values come from closed lists only.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use http::{HeaderMap, Response};
 use prometheus_client::{
@@ -18,13 +18,21 @@ use prometheus_client::{
 };
 use qdrant_router::{Routed, Router, request::Protocol};
 
+mod by_protocol;
 mod cluster;
 mod observed;
+mod reloads;
 mod tally;
 
-use self::{cluster::ClusterMetrics, observed::Observed, tally::Tally};
+use self::{
+    by_protocol::{ByProtocol, ProtocolLabels},
+    cluster::ClusterMetrics,
+    observed::Observed,
+    reloads::Reloads,
+    tally::Tally,
+};
 
-pub(crate) use self::tally::Totals;
+pub(crate) use self::{observed::ObservedTotals, tally::Totals};
 
 /// What all names begin with.
 const PREFIX: &str = "qdrant_router";
@@ -35,11 +43,13 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     duration: Family<ProtocolLabels, Histogram>,
-    repeats: Family<ProtocolLabels, Counter>,
-    expected_rpcs: Family<ProtocolLabels, Counter>,
-    known_hops: Family<ProtocolLabels, Counter>,
-    without_hop: Family<ProtocolLabels, Counter>,
+    repeats: ByProtocol<Counter>,
+    expected_rpcs: ByProtocol<Counter>,
+    avoided_rpcs: ByProtocol<Counter<f64, AtomicU64>>,
+    known_hops: ByProtocol<Counter>,
+    without_hop: ByProtocol<Counter>,
     observed: Observed,
+    reloads: Reloads,
     tally: Tally,
     nodes: Gauge,
     reachable_nodes: Gauge,
@@ -55,11 +65,6 @@ struct RequestLabels {
     operation: &'static str,
     reason: &'static str,
     outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ProtocolLabels {
-    protocol: &'static str,
 }
 
 // === impl Metrics ===
@@ -87,6 +92,12 @@ impl Metrics {
             "Internal RPCs that Qdrant was expected to need for what was routed",
             expected_rpcs.clone(),
         );
+        let avoided_rpcs = Family::default();
+        registry.register(
+            "avoided_internal_rpcs",
+            "Internal RPCs that what was routed would have needed on average over the nodes, less those expected",
+            avoided_rpcs.clone(),
+        );
         let known_hops = Family::default();
         registry.register(
             "requests_with_known_hops",
@@ -100,6 +111,7 @@ impl Metrics {
             without_hop.clone(),
         );
         let observed = Observed::register(&mut registry);
+        let reloads = Reloads::register(&mut registry);
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -114,11 +126,13 @@ impl Metrics {
             registry,
             requests,
             duration,
-            repeats,
-            expected_rpcs,
-            known_hops,
-            without_hop,
+            repeats: ByProtocol::of(&repeats),
+            expected_rpcs: ByProtocol::of(&expected_rpcs),
+            avoided_rpcs: ByProtocol::of(&avoided_rpcs),
+            known_hops: ByProtocol::of(&known_hops),
+            without_hop: ByProtocol::of(&without_hop),
             observed,
+            reloads,
             tally: Tally::default(),
             nodes,
             reachable_nodes,
@@ -130,28 +144,31 @@ impl Metrics {
 
     /// Counts one request.
     pub fn observe<B>(&self, routed: &Routed, response: &Response<B>, took: Duration) {
-        let protocol = ProtocolLabels { protocol: routed.protocol.as_str() };
+        let protocol = routed.protocol;
         let outcome = outcome(routed, response);
         self.requests
             .get_or_create(&RequestLabels {
-                protocol: protocol.protocol,
+                protocol: protocol.as_str(),
                 class: routed.class.as_str(),
                 operation: routed.operation,
                 reason: routed.reason.map_or("none", qdrant_router::route::Reason::as_str),
                 outcome,
             })
             .inc();
-        self.duration.get_or_create(&protocol).observe(took.as_secs_f64());
+        self.duration.get_or_create(&ProtocolLabels::of(protocol)).observe(took.as_secs_f64());
         if let repeats @ 1.. = routed.attempts.saturating_sub(routed.parts) {
-            self.repeats.get_or_create(&protocol).inc_by(repeats as u64);
+            self.repeats.get(protocol).inc_by(repeats as u64);
         }
         if let Some(rpcs) = routed.expected_rpcs {
-            self.known_hops.get_or_create(&protocol).inc();
-            // A share can be told of both from the first request on.
-            self.without_hop.get_or_create(&protocol).inc_by((rpcs == 0).into());
-            if rpcs > 0 {
-                self.expected_rpcs.get_or_create(&protocol).inc_by(rpcs.into());
+            self.known_hops.get(protocol).inc();
+            if rpcs == 0 {
+                self.without_hop.get(protocol).inc();
+            } else {
+                self.expected_rpcs.get(protocol).inc_by(rpcs.into());
             }
+        }
+        if let Some(rpcs) = routed.avoided_rpcs {
+            self.avoided_rpcs.get(protocol).inc_by(rpcs);
         }
         if let Some(observed) = &routed.observed {
             self.observed.count(routed, observed);
@@ -159,9 +176,24 @@ impl Metrics {
         self.tally.count(routed, matches!(outcome, "unanswered" | "server_error"));
     }
 
+    /// Counts a new configuration that is in use.
+    pub fn reloaded(&self) {
+        self.reloads.succeeded();
+    }
+
+    /// Counts a new configuration that could not take over, so that the old one stayed.
+    pub fn reload_failed(&self) {
+        self.reloads.failed();
+    }
+
     /// What has been counted so far.
     pub(crate) fn totals(&self) -> Totals {
         self.tally.read()
+    }
+
+    /// What has been counted so far of requests that were observed.
+    pub(crate) fn observed_totals(&self) -> ObservedTotals {
+        self.observed.totals()
     }
 
     /// All metrics in Prometheus' text format, with the gauges as they are now.

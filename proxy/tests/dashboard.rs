@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use http::{Response, StatusCode, header};
-use qdrant_router::Router;
+use qdrant_router::{Router, Routing};
 use qdrant_router_proxy::{admin, lifecycle::Proxy, listen};
 use serde_json::{Value, json};
 use testkit::{Cluster, Rest};
@@ -31,10 +31,16 @@ struct Bed {
 
 impl Bed {
     async fn start() -> Self {
+        Self::with(Routing::All).await
+    }
+
+    async fn with(routing: Routing) -> Self {
         let cluster = Cluster::builder().nodes(3).start().await.expect("a cluster");
         let router = Router::builder()
             .headless(cluster.headless_name())
+            .fallback(cluster.service_name())
             .dns(cluster.dns().addr())
+            .routing(routing)
             .build()
             .expect("a router");
         let bind = async || TcpListener::bind((cluster.block().proxy(), 0)).await.expect("a port");
@@ -129,6 +135,7 @@ async fn a_node_leaves_and_returns_before_the_eyes_of_who_watches() {
     let pulses = bed.pulses(2).await;
     let pulse = &pulses[1];
     assert_eq!(pulse["usable_nodes"], 3);
+    assert_eq!((&pulse["routing"], &pulse["observed"]), (&json!("all"), &Value::Null));
     assert!(pulse["total"]["requests"].as_u64() >= Some(21), "{pulse}");
     assert!(pulse["recent"]["rate"].is_number());
     assert_eq!(pulse["nodes"].as_array().map(Vec::len), Some(3));
@@ -159,6 +166,56 @@ async fn a_node_leaves_and_returns_before_the_eyes_of_who_watches() {
     bed.cluster.restart(1).await.expect("restarted");
     bed.eventually("all are back", async || bed.states().await == ["usable"; 3]).await;
     bed.eventually("that is told", async || bed.has_event("node_back").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_observes_is_told_what_routing_would_save() {
+    let bed = Bed::with(Routing::Observe).await;
+    let settings = json!({ "vectors": { "size": 4, "distance": "Dot" }, "shard_number": 3 });
+    bed.cluster.rest(0).put("/collections/books", settings).await.expect("a collection");
+    bed.cluster.settled().await.expect("settled");
+    for id in 0..6 {
+        let point = json!({ "points": [{ "id": id, "vector": [1.0, 2.0, 3.0, id] }] });
+        bed.rest.put("/collections/books/points?wait=true", point).await.expect("a write");
+    }
+    let pulse = &bed.pulses(1).await[0];
+    assert_eq!(pulse["routing"], "observe");
+    let observed = &pulse["observed"];
+    assert_eq!(observed["requests"], 6);
+    // Two of three nodes would ask the one that holds the point.
+    assert!(observed["unrouted_rpcs"].as_f64().is_some_and(|rpcs| (rpcs - 4.0).abs() < 1e-6), "{observed}");
+    assert_eq!(observed["routed_rpcs"], 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_topology_is_as_its_schema_says() {
+    let bed = Bed::start().await;
+    let settings = json!({
+        "vectors": { "size": 4, "distance": "Dot" }, "sharding_method": "custom", "replication_factor": 2
+    });
+    bed.rest.put("/collections/books", settings).await.expect("a collection");
+    bed.rest.put("/collections/books/shards", json!({ "shard_key": "poems" })).await.expect("a shard key");
+    let alias = json!({ "create_alias": { "collection_name": "books", "alias_name": "works" } });
+    bed.rest.post("/collections/aliases", json!({ "actions": [alias] })).await.expect("an alias");
+    bed.cluster.settled().await.expect("settled");
+    bed.rest.post("/collections/works/points/count", json!({})).await.expect("a count");
+    let has_all = async || {
+        let topology = bed.get("/topology").await;
+        topology["collections"]["books"]["shards"][0]["key"].is_string()
+            && topology["aliases"]["works"] == "books"
+    };
+    bed.eventually("the collection, its key and its alias are told", has_all).await;
+
+    let schema: Value = serde_json::from_str(include_str!("../../docs/topology.schema.json")).expect("JSON");
+    let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
+    compiler.add_resource("http://docs/topology", schema).expect("a schema");
+    let schema = compiler.compile("http://docs/topology", &mut schemas).expect("a schema");
+    let mut topology = bed.get("/topology").await;
+    if let Err(error) = schemas.validate(&topology, schema) {
+        panic!("{error}: {topology:#}");
+    }
+    topology["nodes"][0].as_object_mut().expect("a node").remove("reachable");
+    assert!(schemas.validate(&topology, schema).is_err(), "the schema says what has to be there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

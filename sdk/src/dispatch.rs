@@ -17,7 +17,6 @@ use bytes::Bytes;
 use http::{Response, request::Parts};
 use smallvec::SmallVec;
 use tokio::time::Instant;
-use tower::retry::budget::{Budget, TpsBudget};
 
 use crate::{
     balance::Balance,
@@ -31,6 +30,7 @@ use crate::{
 
 mod admission;
 mod attempt;
+mod budget;
 mod deadline;
 mod direct;
 mod explain;
@@ -45,6 +45,7 @@ mod watch;
 
 pub(crate) use self::{
     admission::{Admission, Admitted},
+    budget::Budget,
     deadline::deadline,
     direct::DirectAnswer,
     merge::{Reply, sum_usage},
@@ -56,6 +57,7 @@ pub(crate) use self::{
 };
 use self::{
     attempt::{Attempt, Event, Race},
+    budget::Credit,
     observer::Observed,
     repeat::{Repeatable, asks_for_another, asks_for_pause},
 };
@@ -67,12 +69,6 @@ pub use self::{
 /// Attempts per request: every copy of a shard in a common cluster, and the Service.
 const MAX_ATTEMPTS: usize = 4;
 
-/// Repeats and hedges together are at most this share of the requests of the last ten seconds, and
-/// always as many as this a second.
-const BUDGET_SHARE: f32 = 0.2;
-const BUDGET_PER_SECOND: u32 = 5;
-const BUDGET_TIME: Duration = Duration::from_secs(10);
-
 /// A read is hedged after the time within which 95 of 100 are answered and a little more, within bounds.
 const HEDGE_MARGIN: f64 = 1.25;
 const HEDGE_SOONEST: Duration = Duration::from_millis(5);
@@ -80,11 +76,6 @@ const HEDGE_LATEST: Duration = Duration::from_millis(500);
 
 /// As long as that time is not known.
 const HEDGE_DEFAULT: Duration = Duration::from_millis(100);
-
-/// What a router may spend on repeats and hedges.
-pub(crate) fn budget() -> TpsBudget {
-    TpsBudget::new(BUDGET_TIME, BUDGET_PER_SECOND, BUDGET_SHARE)
-}
 
 /// What carries requests to nodes. A clone shares everything, connections included.
 #[derive(Clone, Debug)]
@@ -99,7 +90,7 @@ pub(crate) struct Dispatcher {
     /// How many requests a node may have in flight from here.
     pub(crate) max_requests_per_node: usize,
     /// What repeats and hedges are paid from.
-    pub(crate) budget: Arc<TpsBudget>,
+    pub(crate) budget: Arc<Budget>,
     /// How many reads were sent to a second node because the first was slow.
     pub(crate) hedges: Arc<AtomicU64>,
 }
@@ -410,28 +401,6 @@ impl Dispatcher {
     fn hedge_delay(&self) -> Duration {
         let usual = self.balance.p95().map_or(HEDGE_DEFAULT, |p95| p95.mul_f64(HEDGE_MARGIN));
         usual.clamp(HEDGE_SOONEST, HEDGE_LATEST)
-    }
-}
-
-/// The price of one repeat, paid before it is known to be needed: whoever asks a node that has to be spared
-/// must be able to ask another one.
-#[derive(Debug, Default)]
-struct Credit {
-    is_paid: bool,
-}
-
-// === impl Credit ===
-
-impl Credit {
-    /// Whether a repeat is paid for from now on.
-    fn open(&mut self, budget: &TpsBudget) -> bool {
-        self.is_paid = self.is_paid || budget.withdraw();
-        self.is_paid
-    }
-
-    /// Whether a repeat may be sent.
-    fn pay(&mut self, budget: &TpsBudget) -> bool {
-        std::mem::take(&mut self.is_paid) || budget.withdraw()
     }
 }
 

@@ -50,5 +50,5 @@ pub use self::{
     },
     route::{Routing, RoutingError},
     service::{BuildError, ExplainError, Question, ResponseBody, Routed, Router, RouterBuilder},
-    transport::BrokenAnswer,
+    transport::{BrokenAnswer, Connections},
 };

@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 
+mod costs;
 mod explain;
 mod mode;
 mod plan;

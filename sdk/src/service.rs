@@ -24,7 +24,7 @@ use crate::{
     route::{Explanation, Plan, Reason, Routing},
     task::AbortOnDrop,
     topology::{Address, Node, PeerId, Topology, TopologyHandle},
-    transport::Transport,
+    transport::{Connections, Transport},
 };
 
 mod builder;
@@ -107,6 +107,9 @@ pub struct Routed {
     pub parts: usize,
     /// The internal RPCs that Qdrant was expected to need for it, where that can be told.
     pub expected_rpcs: Option<u32>,
+    /// The internal RPCs that it would have needed on average over the nodes, as behind a Service that picks one at
+    /// random, less those expected; `None` where those cannot be told.
+    pub avoided_rpcs: Option<f64>,
     /// Whether a node answered.
     pub answered: bool,
     /// Where it would have gone, with [`Routing::Observe`].
@@ -135,6 +138,26 @@ impl Router {
     #[must_use]
     pub fn hedges(&self) -> u64 {
         self.0.dispatcher.hedges.load(Ordering::Relaxed)
+    }
+
+    /// How many repeats and hedges were left out because the budget for them was spent; those that a request wanted
+    /// to pay in advance included. It holds a fifth of the requests of the last ten seconds, and five a second.
+    #[must_use]
+    pub fn repeats_refused(&self) -> u64 {
+        self.0.dispatcher.budget.refused()
+    }
+
+    /// The connections that are open to the node at `address`, for clients' requests: those of this router, of its
+    /// clones, and of those [with connections of their own](Self::with_own_connections).
+    #[must_use]
+    pub fn connections(&self, address: Address) -> Connections {
+        self.0.dispatcher.transport.connections(address)
+    }
+
+    /// Which requests it routes.
+    #[must_use]
+    pub fn routing(&self) -> Routing {
+        self.0.routing
     }
 
     /// Whether both share one view of the cluster: clones, and those [with connections of their
@@ -239,8 +262,9 @@ impl Router {
                 None => None,
             };
             match direct {
-                Some(DirectAnswer { reply, plans, attempts }) => {
+                Some(DirectAnswer { reply, plans, attempts, avoided_rpcs }) => {
                     routed.merged(Reason::DirectRead, &plans);
+                    routed.avoided_rpcs = avoided_rpcs;
                     (routed.attempts, routed.parts, routed.answered) = (attempts, plans.len(), true);
                     merged_response(reply)
                 }
@@ -279,6 +303,7 @@ impl Router {
         routed.places.push((plan.peer, plan.address));
         routed.attempts = attempts;
         routed.expected_rpcs = plan.expected_rpcs;
+        routed.avoided_rpcs = plan.avoided_rpcs();
         routed.answered = true;
         // A gRPC error is a success of HTTP that tells its status in the first headers.
         let is_error = response.headers().get("grpc-status").is_some_and(|status| status != "0");
@@ -384,6 +409,7 @@ impl Routed {
             attempts: 0,
             parts: 1,
             expected_rpcs: None,
+            avoided_rpcs: None,
             answered: false,
             observed: None,
             places: SmallVec::new(),
@@ -396,6 +422,7 @@ impl Routed {
         self.reason = Some(reason);
         self.places = plans.iter().map(|plan| (plan.peer, plan.address)).collect();
         self.expected_rpcs = plans.iter().map(|plan| plan.expected_rpcs).sum();
+        self.avoided_rpcs = plans.iter().map(Plan::avoided_rpcs).sum();
     }
 
     fn write_headers(&self, snapshot: &Topology, headers: &mut HeaderMap) {

@@ -422,6 +422,8 @@ fn repeats_stay_within_the_budget() {
         let allowed = allowance(outcomes.len(), began.elapsed());
         assert!(repeats as f64 <= allowed, "{repeats} repeats, {allowed} allowed");
         assert!(repeats > outcomes.len() / 10, "{repeats} repeats: the budget is there to be used");
+        let refused = router.repeats_refused() as usize;
+        assert!(refused > outcomes.len() / 2, "{refused} refused: most requests wanted to be repeated");
     });
 }
 

@@ -27,21 +27,31 @@ use crate::{
 };
 
 mod grpc;
+mod open;
 mod rest;
 mod wire;
 
-use self::{grpc::GrpcBody, rest::RestBody};
+pub use self::open::Connections;
+use self::{
+    grpc::GrpcBody,
+    open::{Census, Counts},
+    rest::RestBody,
+};
 
 /// Connections to every node that requests were sent to.
 pub(crate) struct Transport {
     tls: Option<Tls>,
     upstreams: DashMap<Address, Arc<Upstream>, FxBuildHasher>,
+    /// Shared with those that are [afresh](Self::afresh).
+    census: Arc<Census>,
 }
 
 /// Connections to one node.
 struct Upstream {
     rest: Arc<rest::Pool>,
     grpc: Arc<grpc::Pool>,
+    /// Kept as long as there is a pool that counts here.
+    _counts: Arc<Counts>,
 }
 
 /// The head of a request that is to be sent.
@@ -96,12 +106,12 @@ pub struct BrokenAnswer(String);
 
 impl Transport {
     pub(crate) fn new(tls: Option<Tls>) -> Self {
-        Self { tls, upstreams: DashMap::default() }
+        Self { tls, upstreams: DashMap::default(), census: Arc::default() }
     }
 
     /// The same nodes by connections of its own.
     pub(crate) fn afresh(&self) -> Self {
-        Self::new(self.tls.clone())
+        Self { census: self.census.clone(), ..Self::new(self.tls.clone()) }
     }
 
     /// Sends the request of `head` with `body` to the node at `address`. Path and query go out as they came in; headers
@@ -136,13 +146,19 @@ impl Transport {
             upstream.rest.prune();
             is_wanted(address)
         });
+        self.census.prune();
+    }
+
+    /// The connections to the node at `address`, those of transports that are [afresh](Self::afresh) included.
+    pub(crate) fn connections(&self, address: Address) -> Connections {
+        self.census.read(address)
     }
 
     fn upstream(&self, address: Address) -> Arc<Upstream> {
         if let Some(upstream) = self.upstreams.get(&address) {
             return upstream.clone();
         }
-        let new = || Arc::new(Upstream::new(address, self.tls.as_ref()));
+        let new = || Arc::new(Upstream::new(address, self.tls.as_ref(), self.census.of(address)));
         self.upstreams.entry(address).or_insert_with(new).clone()
     }
 }
@@ -156,11 +172,14 @@ impl fmt::Debug for Transport {
 // === impl Upstream ===
 
 impl Upstream {
-    fn new(address: Address, tls: Option<&Tls>) -> Self {
+    fn new(address: Address, tls: Option<&Tls>, counts: Arc<Counts>) -> Self {
         let offering = |protocol: &[u8]| tls.map(|tls| tls.offering(protocol));
+        let rest = Dialer::new(address.rest(), offering(b"http/1.1"));
+        let grpc = Dialer::new(address.grpc(), offering(b"h2"));
         Self {
-            rest: Arc::new(rest::Pool::new(Dialer::new(address.rest(), offering(b"http/1.1")))),
-            grpc: Arc::new(grpc::Pool::new(Dialer::new(address.grpc(), offering(b"h2")))),
+            rest: Arc::new(rest::Pool::new(rest, counts.rest.clone())),
+            grpc: Arc::new(grpc::Pool::new(grpc, counts.grpc.clone())),
+            _counts: counts,
         }
     }
 }

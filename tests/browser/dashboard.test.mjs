@@ -99,6 +99,8 @@ after(async () => {
 test("it opens on a healthy cluster", async () => {
   await eventually("health", () => text("#health"), (health) => health === "healthy · 3 nodes");
   assert.match(await text("#epoch"), /^\d+\/\d+$/);
+  assert.equal(await text("#routing"), "all");
+  assert.match(await text("#share-title"), /^without an internal hop$/i);
   assert.equal(await page.locator("#nodes tr").count(), 3);
   assert.equal(await page.locator("#nodes .star").count(), 1, "one leads consensus");
   assert.equal(await page.title(), "qdrant-router");
@@ -261,9 +263,13 @@ test("a thousand nodes, ten thousand collections, and names that mean harm", asy
   await eventually("the detail", see("#detail-name"), (name) => name.includes(HOSTILE));
   await hostile.click("#explain button[type=submit]");
   await eventually("the answer", see("#answer"), (answer) => answer.includes(HOSTILE));
-  for (const place of ["#nodes", "#collections", "#events", "#reasons", "#problems", "#answer", "#grid", "#grid-head"]) {
+  for (const place of ["#nodes", "#collections", "#events", "#reasons", "#problems", "#answer", "#grid", "#grid-head", "#routing"]) {
     assert.ok((await see(place)()).includes(HOSTILE), `${place} tells the name as it is`);
   }
+  assert.match(await see("#share-title")(), /^routing would save$/i);
+  assert.match(await see("#share")(), /^99\.9.%$/);
+  await hostile.selectOption("#events-filter", "router");
+  assert.equal(await hostile.locator("#events li[data-tone=bad]").count(), 1, "a reload that failed");
   const { made, hit } = await hostile.evaluate(() => ({
     made: document.querySelectorAll("body script, body img[src='x'], body b b, body svg[onload]").length,
     hit: window.hit,

@@ -15,13 +15,15 @@ const pageOf = (length, page, make) => ({ total: length, page, pages: Math.ceil(
 
 const pulse = {
   epoch: HOSTILE, age: 1, draining: false, leader: HOSTILE, revision: 1, events: 1, known_nodes: NODES, usable_nodes: 999,
-  fallback: false, in_flight: 1, ejections: 2,
+  fallback: false, routing: HOSTILE, observed: { requests: 5_000_000_000, unrouted_rpcs: 6_666_666_666.7, routed_rpcs: 1.5 }, in_flight: 1, ejections: 2,
   total: { requests: 5_000_000_000, failed: 1, repeats: 1, known_hops: 1, without_hop: 1 },
   recent: { rate: 51_234.5, failed_rate: 1, repeats_rate: 1, without_hop: 0.99999, p50: 1, p99: 2 },
   reasons: [{ reason: HOSTILE, total: 5, rate: 1 }, { reason: "__proto__", total: 5, rate: 1 }],
   nodes: slice(NODES, 0, node), problems: [HOSTILE],
 };
-const events = [{ id: 1, at: Date.now(), kind: HOSTILE, subject: HOSTILE, text: HOSTILE, cause: HOSTILE }];
+const events = [{ id: 1, at: Date.now(), kind: HOSTILE, subject: HOSTILE, text: HOSTILE, cause: HOSTILE }, {
+  id: 2, at: Date.now(), kind: "reload_failed", subject: "configuration", text: "cannot work", cause: HOSTILE,
+}];
 const collection = (i) => ({ name: `${HOSTILE}-${i}`, shards: 64, replicas: 128, unreadable: i % 2, transfers: 0, resharding: false });
 const detail = {
   name: `${HOSTILE}-0`, aliases: [HOSTILE], epoch: HOSTILE, transfers: 0, resharding: null,

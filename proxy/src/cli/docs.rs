@@ -6,9 +6,12 @@ use clap::{Args, Command, CommandFactory, Subcommand};
 use clap_complete::Shell;
 
 use super::{Cli, CliError};
-use crate::config::{self, reference};
+use crate::{
+    admin::TopologyDocument,
+    config::{self, reference},
+};
 
-/// Print the reference of the configuration, its JSON schema, the man page, or completions.
+/// Print the reference of the configuration, JSON schemas, the man page, or completions.
 #[derive(Args, Clone, Debug)]
 pub struct Docs {
     #[command(subcommand)]
@@ -21,6 +24,8 @@ enum Page {
     Configuration,
     /// The JSON schema of the configuration file
     Schema,
+    /// The JSON schema of the answer to `GET /topology`
+    TopologySchema,
     /// The man page, for `man -l -`
     Man,
     /// Completions for a shell
@@ -41,6 +46,7 @@ impl Docs {
         match self.page {
             Page::Configuration => text.extend(reference::page(&settings).into_bytes()),
             Page::Schema => writeln!(text, "{:#}", reference::schema(&settings))?,
+            Page::TopologySchema => writeln!(text, "{:#}", TopologyDocument::schema().as_value())?,
             Page::Man => man(command, &mut text)?,
             Page::Completions { shell } => {
                 let name = command.get_name().to_owned();

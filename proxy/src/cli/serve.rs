@@ -29,7 +29,7 @@ use self::{
 };
 use super::{CliError, Invocation, connect::Connect};
 use crate::{
-    config::{value, watch::Watch},
+    config::{Origins, value, watch::Watch},
     lifecycle::{self, Listeners, Proxy, Shutdown},
 };
 
@@ -264,8 +264,12 @@ pub struct Serve {
 // === impl Serve ===
 
 impl Serve {
-    pub(super) fn run(self, invocation: Invocation) -> Result<(), CliError> {
+    pub(super) fn run(self, invocation: Invocation, origins: &Origins) -> Result<(), CliError> {
         let log = Log::start(&self.log, self.log_format);
+        if !origins.of_services.is_empty() {
+            let variables = origins.of_services.join(", ");
+            tracing::info!(variables, "variables of a Service of this name are no keys, and left aside");
+        }
         // Connections are served by threads of their own; what is left is little.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.serve(invocation, log))

@@ -44,9 +44,11 @@ log: info
 ```
 
 `qdrant-router check --config FILE` says whether a file can work, and where each value comes from. Unknown keys
-are errors. `serve` reads the file again on SIGHUP and within seconds of a change, also of the key and
-certificate files that it names; connections stay open. A new configuration that cannot work is reported, and
-the old one stays.
+are errors, and so are variables that begin with `QDRANT_ROUTER_` and are none of these; those that Kubernetes
+sets for a Service whose name begins with `qdrant-router` are left aside. `serve` reads the file again on SIGHUP
+and within seconds of a change, also of the key and certificate files that it names; connections stay open. A new
+configuration that cannot work is reported, in the log, in the events and in the
+[metrics](operations.md#metrics), and the old one stays.
 
 ";
 

@@ -10,7 +10,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
-use qdrant_router::{Router, Traffic, topology::ReplicaState};
+use qdrant_router::{Router, Traffic, request::Protocol, topology::ReplicaState};
 
 /// Nodes with a label of their own.
 const MAX_NODES: usize = 1_000;
@@ -29,12 +29,15 @@ pub(super) struct ClusterMetrics {
     topology_age: Option<f64>,
     ejections: u64,
     hedges: u64,
+    repeats_refused: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct NodeMetrics {
     traffic: Traffic,
     in_flight: u64,
+    rest_connections: u64,
+    grpc_connections: u64,
 }
 
 // === impl ClusterMetrics ===
@@ -53,6 +56,9 @@ impl ClusterMetrics {
             sum.traffic.sent += traffic.sent;
             sum.traffic.latencies = sum.traffic.latencies.plus(&traffic.latencies);
             sum.in_flight += balance.in_flight(node.address) as u64;
+            let connections = router.connections(node.address);
+            sum.rest_connections += connections.rest as u64;
+            sum.grpc_connections += connections.grpc as u64;
         }
         let mut counts: BTreeMap<&'static str, u64> =
             ReplicaState::NAMED.iter().map(|state| (state.as_str(), 0)).collect();
@@ -66,6 +72,7 @@ impl ClusterMetrics {
             topology_age: router.topology().age().map(|age| age.as_secs_f64()),
             ejections: balance.ejections(),
             hedges: router.hedges(),
+            repeats_refused: router.repeats_refused(),
         }
     }
 }
@@ -91,6 +98,20 @@ impl Collector for ClusterMetrics {
         for (node, metrics) in &self.nodes {
             let gauge = ConstGauge::new(metrics.in_flight);
             gauge.encode(in_flight.encode_family(&[("node", node.as_str())])?)?;
+        }
+        let mut connections = encoder.encode_descriptor(
+            "connections",
+            "Open connections to the node",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (node, metrics) in &self.nodes {
+            for (protocol, open) in
+                [(Protocol::Rest, metrics.rest_connections), (Protocol::Grpc, metrics.grpc_connections)]
+            {
+                let labels = [("node", node.as_str()), ("protocol", protocol.as_str())];
+                ConstGauge::new(open).encode(connections.encode_family(&labels)?)?;
+            }
         }
         let mut latency = encoder.encode_descriptor(
             "node_request_duration_seconds",
@@ -121,6 +142,12 @@ impl Collector for ClusterMetrics {
         ConstCounter::new(self.hedges).encode(encoder.encode_descriptor(
             "hedges",
             "Reads sent to a second node because the first was slower than usual",
+            None,
+            MetricType::Counter,
+        )?)?;
+        ConstCounter::new(self.repeats_refused).encode(encoder.encode_descriptor(
+            "repeats_refused",
+            "Repeats and hedges that were left out because the budget for them was spent",
             None,
             MetricType::Counter,
         )?)?;

@@ -1,6 +1,6 @@
 //! What routing would have done, counted while it only observes.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -17,6 +17,26 @@ use qdrant_router::{
 pub(super) struct Observed {
     requests: Family<ReasonLabels, Counter>,
     internal_rpcs: Family<WayLabels, Counter<f64, AtomicU64>>,
+    sum: Sum,
+}
+
+/// The same over all labels.
+#[derive(Debug, Default)]
+struct Sum {
+    requests: AtomicU64,
+    unrouted_rpcs: Counter<f64, AtomicU64>,
+    routed_rpcs: Counter<f64, AtomicU64>,
+}
+
+/// What was counted up to one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ObservedTotals {
+    /// Requests that were observed.
+    pub(crate) requests: u64,
+    /// Internal RPCs expected of those of which they can be told, as they went.
+    pub(crate) unrouted_rpcs: f64,
+    /// As they would have gone.
+    pub(crate) routed_rpcs: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,11 +74,22 @@ impl Observed {
         let (protocol, class) = (routed.protocol.as_str(), routed.class.as_str());
         let reason = observed.reason.map_or("none", Reason::as_str);
         self.requests.get_or_create(&ReasonLabels { protocol, class, reason }).inc();
+        self.sum.requests.fetch_add(1, Ordering::Relaxed);
         // Both or none, so that the difference is what would have been saved.
         if let Some((unrouted, rpcs)) = observed.rpcs_at(routed.peer).zip(observed.internal_rpcs) {
             for (way, rpcs) in [("unrouted", unrouted), ("routed", f64::from(rpcs))] {
                 self.internal_rpcs.get_or_create(&WayLabels { protocol, way }).inc_by(rpcs);
             }
+            self.sum.unrouted_rpcs.inc_by(unrouted);
+            self.sum.routed_rpcs.inc_by(f64::from(rpcs));
+        }
+    }
+
+    pub(super) fn totals(&self) -> ObservedTotals {
+        ObservedTotals {
+            requests: self.sum.requests.load(Ordering::Relaxed),
+            unrouted_rpcs: self.sum.unrouted_rpcs.get(),
+            routed_rpcs: self.sum.routed_rpcs.get(),
         }
     }
 }

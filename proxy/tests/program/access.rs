@@ -7,17 +7,13 @@ use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use testkit::{Cluster, Rest};
 
-use crate::program::{Program, eventually, get};
+use crate::{
+    program::{Program, eventually},
+    telling::ready,
+};
 
 /// In whatever a client sends and a log must not show.
 const CANARY: &str = "canary-c4f1";
-
-async fn ready(ip: IpAddr) {
-    eventually("it is ready", async || {
-        get(ip, 9633, "/readyz").await.is_some_and(|(status, _)| status == StatusCode::OK)
-    })
-    .await;
-}
 
 async fn send(ip: IpAddr, method: Method, path: &str, body: Value) -> StatusCode {
     let request = Request::builder().method(method).uri(path);

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use testkit::Cluster;
 
-use crate::program::{Ended, Program, eventually, run};
+use crate::program::{Ended, Program, command, eventually, run};
 
 /// Runs it, briefly.
 async fn bench(arguments: &[&str]) -> Ended {
@@ -113,9 +113,8 @@ async fn failures_are_said_and_other_collections_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_removes_the_collection() {
     let (cluster, nodes) = three_nodes().await;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_qdrant-router"))
-        .args(["bench", &nodes, "--duration=60s", "--dimensions=4", "--points=10"])
-        .stdin(Stdio::null())
+    let mut child = command("bench")
+        .args([&nodes, "--duration=60s", "--dimensions=4", "--points=10"])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

@@ -7,6 +7,7 @@ fn the_files_in_docs_are_current() {
     for (page, file, written) in [
         ("configuration", "configuration.md", include_str!("../../../docs/configuration.md")),
         ("schema", "configuration.schema.json", include_str!("../../../docs/configuration.schema.json")),
+        ("topology-schema", "topology.schema.json", include_str!("../../../docs/topology.schema.json")),
     ] {
         let ended = run("docs", &[page], &[]);
         assert_eq!(ended.code, Some(0), "{ended:?}");

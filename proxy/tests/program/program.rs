@@ -38,9 +38,15 @@ pub(crate) fn run(verb: &str, arguments: &[&str], variables: &[(&str, &str)]) ->
     Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-fn command(verb: &str) -> Command {
+/// The program with a verb, and none of its variables: what tests are told by some is not for it.
+pub(crate) fn command(verb: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qdrant-router"));
     command.arg(verb).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"QDRANT_ROUTER_") {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
@@ -55,7 +61,13 @@ impl Program {
 
     /// `serve` with these arguments.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    /// `serve` with these arguments and variables.
+    pub(crate) fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = command("serve");
+        command.envs(variables.iter().copied());
         // Nobody waits here for load balancers to notice; a flag says otherwise.
         command.env("QDRANT_ROUTER_SHUTDOWN_DELAY", "0s");
         // What it takes shall not depend on the machine.

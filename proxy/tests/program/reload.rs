@@ -15,7 +15,10 @@ use hyper_util::rt::TokioIo;
 use testkit::{Block, Cluster};
 use tokio::net::TcpStream;
 
-use crate::program::{Program, eventually, get};
+use crate::{
+    program::{Program, eventually, get},
+    telling::{event, metric, ready},
+};
 
 /// One connection to the proxy.
 struct Connection(SendRequest<Empty<Bytes>>);
@@ -39,13 +42,6 @@ impl Connection {
         response.into_body().collect().await.expect("a body");
         node
     }
-}
-
-async fn ready(ip: IpAddr) {
-    eventually("it is ready", async || {
-        get(ip, 9633, "/readyz").await.is_some_and(|(status, _)| status == StatusCode::OK)
-    })
-    .await;
 }
 
 async fn end(program: Program) -> String {
@@ -104,6 +100,7 @@ async fn a_bad_file_leaves_the_old_configuration_and_what_cannot_change_is_named
     fs::write(&file, &node).expect("written");
     let program = Program::serve(ip, &["--config", text(&file)]);
     ready(ip).await;
+    assert_eq!(metric(ip, "qdrant_router_config_last_reload_successful").await, Some(1.0));
 
     fs::write(&file, "nod: q\n").expect("written");
     program.signal("HUP");
@@ -114,6 +111,19 @@ async fn a_bad_file_leaves_the_old_configuration_and_what_cannot_change_is_named
     })
     .await;
     assert_eq!(get(ip, 6333, "/collections").await.map(|(status, _)| status), Some(StatusCode::OK));
+    let counts = async || {
+        let reloads = async |outcome: &str| {
+            metric(ip, &format!("qdrant_router_config_reloads_total{{outcome=\"{outcome}\"}}")).await
+        };
+        let last = metric(ip, "qdrant_router_config_last_reload_successful").await;
+        [reloads("ok").await, reloads("failed").await, last].map(|value| value.expect("a value"))
+    };
+    let [ok, failed, last] = counts().await;
+    assert_eq!((ok, last), (0.0, 0.0));
+    assert!(failed > 0.0, "by the signal, and by the file where that was seen on its own");
+    let told = event(ip, "reload_failed").await.expect("an event");
+    let cause = told["cause"].as_str().expect("text");
+    assert!(cause.ends_with("router.yaml:1: unknown key `nod`; did you mean `node`?"), "{cause}");
 
     fs::write(&file, format!("{node}drain_timeout: 1s\n")).expect("written");
     eventually("what cannot change is named", async || {
@@ -121,6 +131,8 @@ async fn a_bad_file_leaves_the_old_configuration_and_what_cannot_change_is_named
         said.contains("these keys change at a restart only") && said.contains("drain_timeout")
     })
     .await;
+    eventually("it is counted", async || counts().await == [1.0, failed, 1.0]).await;
+    eventually("it is told", async || event(ip, "reloaded").await.is_some()).await;
     assert_eq!(get(ip, 6333, "/collections").await.map(|(status, _)| status), Some(StatusCode::OK));
     end(program).await;
 }
@@ -143,6 +155,9 @@ async fn a_key_that_is_not_accepted_yet_waits() {
     .await;
     let (_, topology) = get(ip, 9633, "/topology").await.expect("an answer");
     assert!(!topology.contains("\"epoch\":null"), "{topology}");
+    let told = event(ip, "reload_failed").await.expect("an event");
+    assert!(told["cause"].as_str().is_some_and(|cause| cause.contains("401")), "{told}");
+    assert_eq!(metric(ip, "qdrant_router_config_last_reload_successful").await, Some(0.0));
 
     fs::write(&key, "right").expect("written");
     eventually("the key is in use", async || program.said().contains("the new configuration is in use"))

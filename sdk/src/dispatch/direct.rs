@@ -38,6 +38,8 @@ const MAX_IDS: usize = 10_000;
 pub(crate) struct DirectRead {
     pub(super) parts: Vec<ShardRead>,
     order: Vec<PointId>,
+    /// The internal RPCs that the ordinary way would have needed on average over the nodes.
+    unrouted_rpcs: Option<f64>,
     /// Whether one point is asked for by its path.
     is_single: bool,
 }
@@ -56,6 +58,8 @@ pub(crate) struct DirectAnswer {
     pub(crate) reply: Reply,
     pub(crate) plans: Vec<Plan>,
     pub(crate) attempts: usize,
+    /// The internal RPCs that were avoided, all of them.
+    pub(crate) avoided_rpcs: Option<f64>,
 }
 
 impl Dispatcher {
@@ -95,6 +99,10 @@ impl Dispatcher {
         if ordinary.expected_rpcs == Some(0) {
             return None;
         }
+        let unrouted_rpcs = ordinary
+            .expected_rpcs
+            .zip(ordinary.avoided_rpcs())
+            .map(|(rpcs, avoided)| f64::from(rpcs) + avoided);
         let mut shards: BTreeMap<ShardId, Vec<PointId>> = BTreeMap::new();
         for id in &wanted.ids {
             let shard = group.owners(job.snapshot.hashing(), id).next()?;
@@ -109,7 +117,7 @@ impl Dispatcher {
             Some(ShardRead { plan: Plan { expected_rpcs: Some(0), ..plan }, ids, job })
         });
         let parts: Vec<ShardRead> = parts.collect::<Option<_>>()?;
-        Some(DirectRead { parts, order: wanted.ids, is_single: wanted.is_single })
+        Some(DirectRead { parts, order: wanted.ids, unrouted_rpcs, is_single: wanted.is_single })
     }
 
     /// Reads shard by shard; `None` where something is surprising.
@@ -125,7 +133,7 @@ impl Dispatcher {
             .map(|(PartReply { reply, .. }, ..)| reply.ok().filter(|reply| reply.status.is_success()))
             .collect();
         let reply = merge(&replies?, &read.order, read.is_single, began.elapsed().as_secs_f64())?;
-        Some(DirectAnswer { reply, plans, attempts })
+        Some(DirectAnswer { reply, plans, attempts, avoided_rpcs: read.unrouted_rpcs })
     }
 }
 

@@ -34,17 +34,11 @@ impl Dispatcher {
             explanation.candidates = candidates;
         }
         if matches!(job.placement, Placement::AllNodes) {
-            let to_each = topology.nodes().iter().filter(|node| node.peer.is_some()).map(|node| {
-                let plan = Plan {
-                    address: node.address,
-                    peer: node.peer,
-                    reason: Reason::AllNodes,
-                    expected_rpcs: None,
-                    can_hedge: false,
-                    is_spared: false,
-                };
-                (plan, None)
-            });
+            let to_each = topology
+                .nodes()
+                .iter()
+                .filter(|node| node.peer.is_some())
+                .map(|node| (Plan::at(node.address, node.peer, Reason::AllNodes), None));
             explanation.go(Reason::AllNodes, &to_each.collect::<Vec<_>>(), topology);
         } else if let Some(parts) = self.deal(call, job) {
             let plans = parts.iter().filter_map(|part| {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     Conditions, Plan, Reason,
-    plan::Costs,
+    costs::Costs,
     shards::{Shards, touched},
 };
 use crate::{

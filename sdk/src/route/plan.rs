@@ -6,12 +6,13 @@ use smallvec::SmallVec;
 
 use super::{
     Reason,
-    shards::{Touched, UnknownKey, touched},
+    costs::{Avoided, Costs},
+    shards::{UnknownKey, touched},
 };
 use crate::{
     dice::mix,
     request::{Action, Class, Intent},
-    topology::{Address, Collection, Node, PeerId, Replica, ShardId, Topology, WriteOrdering, leader},
+    topology::{Address, Collection, Node, PeerId, Replica, ShardId, Topology, WriteOrdering},
 };
 
 /// What is to be placed.
@@ -71,6 +72,8 @@ pub struct Plan {
     /// The internal RPCs that Qdrant is expected to need, where that can be told: for operations on
     /// points of a known collection.
     pub expected_rpcs: Option<u32>,
+    /// What of them the choice of the node avoids, where that can be told.
+    pub(crate) avoided: Option<Avoided>,
     /// Whether another node could answer as well: a read of shards that each have two readable replicas.
     pub(crate) can_hedge: bool,
     /// Whether its node should be spared, and is chosen because no other has a replica.
@@ -200,15 +203,17 @@ impl<'a, C: Conditions> Field<'a, C> {
         };
         let costs = Costs::of(&touched, collection, intent);
         let shards = &touched.shards;
-        let best_of = |nodes: &[&Node]| nodes.iter().filter_map(|node| costs.saved(node.peer?)).max();
         // The last replica is never given up, however poorly its node does.
-        let (nodes, best, is_spared) = match best_of(&self.nodes) {
-            Some(best) => (&self.nodes[..], Some(best), false),
-            None => (&self.spared[..], best_of(&self.spared), true),
+        let (nodes, (best, all), is_spared) = match costs.savings_of(&self.nodes) {
+            savings @ (Some(_), _) => (&self.nodes[..], savings, false),
+            (None, _) => (&self.spared[..], costs.savings_of(&self.spared), true),
         };
         let Some(saved) = best else {
-            return Plan { expected_rpcs: Some(costs.without_replica), ..self.any(Reason::NoReplica) };
+            let expected_rpcs = Some(costs.without_replica);
+            return Plan { expected_rpcs, avoided: Some(Avoided::NOTHING), ..self.any(Reason::NoReplica) };
         };
+        let to_choose_from = if is_spared { self.nodes.len() + nodes.len() } else { nodes.len() };
+        let avoided = Some(Avoided::of(saved, all, to_choose_from));
         let alike: SmallVec<[&Node; 8]> = nodes
             .iter()
             .copied()
@@ -225,7 +230,8 @@ impl<'a, C: Conditions> Field<'a, C> {
             }
         };
         let can_hedge = intent.action == Action::Read && costs.is_replicated;
-        Plan { can_hedge, is_spared, ..Plan::to(node.unwrap_or(self.first), reason, Some(expected_rpcs)) }
+        let plan = Plan::to(node.unwrap_or(self.first), reason, Some(expected_rpcs));
+        Plan { avoided, can_hedge, is_spared, ..plan }
     }
 
     /// Of two nodes drawn at random, the one with less load.
@@ -239,7 +245,7 @@ impl<'a, C: Conditions> Field<'a, C> {
 fn the_one(address: Address, reason: Reason, topology: &Topology, tried: &[Address]) -> Option<Plan> {
     let peer = topology.nodes().iter().find(|node| node.address == address).and_then(|node| node.peer);
     let again = tried.iter().filter(|&&tried| tried == address).count() < 2;
-    again.then_some(Plan { address, peer, reason, expected_rpcs: None, can_hedge: false, is_spared: false })
+    again.then_some(Plan::at(address, peer, reason))
 }
 
 /// The ClusterIP Service, at one of its addresses that `is_wanted`.
@@ -253,15 +259,7 @@ fn service(
     let left = topology.fallback().iter().copied().filter(|&at| !tried.contains(&at) && is_wanted(at));
     let left: SmallVec<[Address; 2]> = left.collect();
     let at = two_choices(left.len(), dice, |at| conditions.load(left[at]))?;
-    let reason = Reason::Fallback;
-    Some(Plan {
-        address: left[at],
-        peer: None,
-        reason,
-        expected_rpcs: None,
-        can_hedge: false,
-        is_spared: false,
-    })
+    Some(Plan::at(left[at], None, Reason::Fallback))
 }
 
 /// With no identified node left: the ClusterIP Service, then whatever answers.
@@ -284,9 +282,7 @@ fn last_resort(
         (!conditions.is_usable(address), conditions.load(address))
     };
     let at = two_choices(anonymous.len(), dice, load)?;
-    let address = anonymous[at].address;
-    let reason = Reason::UnidentifiedNode;
-    Some(Plan { address, peer: None, reason, expected_rpcs: None, can_hedge: false, is_spared: false })
+    Some(Plan::at(anonymous[at].address, None, Reason::UnidentifiedNode))
 }
 
 /// Draws two of `count` and returns the one of lower load.
@@ -312,73 +308,21 @@ pub(super) fn rendezvous<'n>(nodes: &[&'n Node], shard: Option<&ShardId>) -> Opt
 // === impl Plan ===
 
 impl Plan {
+    /// The internal RPCs that Qdrant would have needed on average over the nodes to choose from, as behind a Service
+    /// that picks one at random, less those that it is expected to need; never negative, and a fraction more often
+    /// than not. `None` where [`expected_rpcs`](Self::expected_rpcs) is.
+    #[must_use]
+    pub fn avoided_rpcs(&self) -> Option<f64> {
+        self.avoided.map(Avoided::rpcs)
+    }
+
+    /// At `address`, at a cost that nobody can tell.
+    pub(crate) fn at(address: Address, peer: Option<PeerId>, reason: Reason) -> Self {
+        Self { address, peer, reason, expected_rpcs: None, avoided: None, can_hedge: false, is_spared: false }
+    }
+
     fn to(node: &Node, reason: Reason, expected_rpcs: Option<u32>) -> Self {
-        Self {
-            address: node.address,
-            peer: node.peer,
-            reason,
-            expected_rpcs,
-            can_hedge: false,
-            is_spared: false,
-        }
-    }
-}
-
-/// What coordinating a request costs: internal RPCs on a node that holds nothing of the shards, and
-/// what each holder saves of them.
-pub(super) struct Costs {
-    pub(super) without_replica: u32,
-    /// Whether every shard has two readable replicas.
-    is_replicated: bool,
-    savings: SmallVec<[(PeerId, u32); 8]>,
-}
-
-impl Costs {
-    pub(super) fn of(touched: &Touched, collection: &Collection, intent: &Intent) -> Self {
-        let mut costs = Self { without_replica: 0, is_replicated: true, savings: SmallVec::new() };
-        let shards = touched.rounds.iter().flatten().filter_map(|&id| collection.shard(id));
-        for replicas in shards.map(|shard| &shard.replicas) {
-            let readable = || replicas.iter().filter(|replica| replica.state.is_readable());
-            costs.is_replicated &= readable().nth(1).is_some();
-            match (intent.action, intent.affinity) {
-                (Action::Read, Some(affinity)) => {
-                    let first = readable().min_by_key(|replica| affinity.rank(replica.peer));
-                    costs.add(usize::from(first.is_some()), 0, first.into_iter());
-                }
-                (Action::Read, None) => {
-                    // Without a local replica Qdrant asks two remote ones at once, where there are two.
-                    costs.add(readable().count().min(2), 0, readable());
-                }
-                (Action::Write(WriteOrdering::Weak), _) => {
-                    let updatable = || replicas.iter().filter(|replica| replica.state.is_updatable());
-                    costs.add(updatable().count(), updatable().count().saturating_sub(1), updatable());
-                }
-                (Action::Write(ordering), _) => {
-                    let updatable = replicas.iter().filter(|replica| replica.state.is_updatable()).count();
-                    let leader = leader(replicas, ordering);
-                    let leads = replicas.iter().filter(|replica| Some(replica.peer) == leader);
-                    costs.add(updatable, updatable.saturating_sub(1), leads);
-                }
-            }
-        }
-        costs
-    }
-
-    /// A shard costs `elsewhere` RPCs, but only `here` on one of `holders`.
-    fn add<'r>(&mut self, elsewhere: usize, here: usize, holders: impl Iterator<Item = &'r Replica>) {
-        let count = |rpcs: usize| u32::try_from(rpcs).unwrap_or(u32::MAX);
-        self.without_replica += count(elsewhere);
-        let saved = count(elsewhere) - count(here);
-        for holder in holders {
-            match self.savings.iter_mut().find(|(peer, _)| *peer == holder.peer) {
-                Some((_, sum)) => *sum += saved,
-                None => self.savings.push((holder.peer, saved)),
-            }
-        }
-    }
-
-    pub(super) fn saved(&self, peer: PeerId) -> Option<u32> {
-        self.savings.iter().find(|(holder, _)| *holder == peer).map(|&(_, saved)| saved)
+        Self { expected_rpcs, ..Self::at(node.address, node.peer, reason) }
     }
 }
 

@@ -9,7 +9,8 @@
 use smallvec::SmallVec;
 
 use super::{
-    plan::{Conditions, Costs, rendezvous},
+    costs::Costs,
+    plan::{Conditions, rendezvous},
     shards::touched,
 };
 use crate::{

@@ -13,7 +13,7 @@ use crate::{
         DnsResolver, GRPC_PORT, Host, HostError, Preset, PresetError, REST_PORT, Resolve, ResolverError,
         Sources,
     },
-    dispatch::{Admission, Dispatcher, RetryWrites, budget, watch},
+    dispatch::{Admission, Budget, Dispatcher, RetryWrites, watch},
     route::Routing,
     task::AbortOnDrop,
     topology::{HttpApi, Settings, TopologyHandle},
@@ -284,7 +284,7 @@ impl RouterBuilder {
             dice,
             direct_point_reads,
             max_requests_per_node: self.max_requests_per_node,
-            budget: Arc::new(budget()),
+            budget: Arc::new(Budget::new()),
             hedges: Arc::default(),
         };
         Ok(Router(Arc::new(Inner {

@@ -26,8 +26,8 @@ use http::{
 use http_body::{Body as HttpBody, Frame};
 
 use super::{
-    Begun, BrokenAnswer, Outgoing, SendError, Sent, is_of_one_connection, strip_connection_headers,
-    wire::Named,
+    Begun, BrokenAnswer, Outgoing, SendError, Sent, is_of_one_connection, open::Count,
+    strip_connection_headers, wire::Named,
 };
 use crate::{batch::Batched, connect::Dialer, request::Body, topology::chain};
 
@@ -63,6 +63,7 @@ pub(super) struct Pool {
     dialing: Arc<tokio::sync::Mutex<()>>,
     /// How often that has failed, and why it did last.
     failures: Mutex<(u64, String)>,
+    count: Count,
 }
 
 #[derive(Clone)]
@@ -109,7 +110,7 @@ struct UnderWay(Arc<State>);
 // === impl Pool ===
 
 impl Pool {
-    pub(super) fn new(dialer: Dialer) -> Self {
+    pub(super) fn new(dialer: Dialer, count: Count) -> Self {
         let authority = Authority::try_from(dialer.address().to_string()).ok();
         Self {
             dialer,
@@ -117,6 +118,7 @@ impl Pool {
             connections: Mutex::default(),
             dialing: Arc::default(),
             failures: Mutex::default(),
+            count,
         }
     }
 
@@ -247,7 +249,7 @@ impl Pool {
             .await
             .map_err(|error| SendError::not_sent(chain(&error)))?;
         let state = Arc::<State>::default();
-        let (pings, over) = (driver.ping_pong(), state.clone());
+        let (pings, over, open) = (driver.ping_pong(), state.clone(), self.count.open());
         tokio::spawn(async move {
             tokio::select! {
                 biased;
@@ -259,6 +261,7 @@ impl Pool {
                 () = silence(pings) => tracing::debug!("a connection to a node is silent, and given up"),
             }
             over.is_over.store(true, Ordering::Relaxed);
+            drop(open);
         });
         let connection = Connection { sender, state };
         self.connections().push(connection.clone());

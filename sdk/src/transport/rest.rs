@@ -22,7 +22,9 @@ use tokio::{
 };
 
 use super::{
-    Begun, BrokenAnswer, Outgoing, SendError, Sent, strip_connection_headers,
+    Begun, BrokenAnswer, Outgoing, SendError, Sent,
+    open::{Count, Open},
+    strip_connection_headers,
     wire::{self, Framing, Head, Length, Piece, chunk_head, take_head, write_head},
 };
 use crate::{
@@ -50,6 +52,7 @@ pub(super) struct Pool {
     dialer: Dialer,
     authority: Box<str>,
     idle: Mutex<Vec<Idle>>,
+    count: Count,
 }
 
 #[derive(Debug)]
@@ -63,6 +66,7 @@ struct Connection {
     stream: Stream,
     /// What has been read and not yet taken.
     read: BytesMut,
+    _open: Open,
 }
 
 /// A request as it goes out.
@@ -96,9 +100,9 @@ pub(crate) struct RestBody {
 // === impl Pool ===
 
 impl Pool {
-    pub(super) fn new(dialer: Dialer) -> Self {
+    pub(super) fn new(dialer: Dialer, count: Count) -> Self {
         let authority = dialer.address().to_string().into_boxed_str();
-        Self { dialer, authority, idle: Mutex::default() }
+        Self { dialer, authority, idle: Mutex::default(), count }
     }
 
     /// The request of `head` with `body`, as it goes out to this node.
@@ -169,7 +173,7 @@ impl Pool {
 
     async fn dial(&self) -> Result<Connection, SendError> {
         let stream = self.dialer.clone().dial().await.map_err(|error| SendError::no_connection(&error))?;
-        Ok(Connection { stream, read: BytesMut::new() })
+        Ok(Connection { stream, read: BytesMut::new(), _open: self.count.open() })
     }
 
     /// The connection that was used last, if it is quiet and young enough.

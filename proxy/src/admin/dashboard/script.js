@@ -166,6 +166,7 @@ function showHead(pulse) {
   say($("epoch"), pulse.epoch ?? "unknown");
   say($("leader"), pulse.leader ?? "unknown");
   say($("age"), pulse.age === null ? "never" : pulse.age < 10 ? "just now" : `${Math.round(pulse.age)} s ago`);
+  say($("routing"), pulse.routing ?? "unknown");
   $("problems").hidden = pulse.problems.length === 0;
   keyed($("problems"), pulse.problems, (problem) => problem, (problem) => el("li", { text: problem }));
 }
@@ -185,14 +186,29 @@ function spark(name, value) {
   area.setAttribute("d", `M${(start * step).toFixed(1)},28L${points.join("L")}L120,28Z`);
 }
 
+/** The share of requests without an internal hop: its name, its value, and of what it is a share. */
+function hopShare({ total, recent }) {
+  const allTime = total.known_hops ? total.without_hop / total.known_hops : null;
+  const note = recent?.without_hop == null
+    ? allTime === null ? "no request yet" : `of ${count(total.known_hops)} requests since the start`
+    : `of the last seconds · ${percent(allTime)} of ${count(total.known_hops)} in all`;
+  return ["Without an internal hop", recent?.without_hop ?? allTime, note];
+}
+
+/** The share of internal RPCs that routing would save, in the same form. */
+function savedShare({ requests, unrouted_rpcs: unrouted, routed_rpcs: routed }) {
+  const seen = `${plural(requests, "request")} observed`;
+  if (!(unrouted > 0)) return ["Routing would save", null, requests ? `${seen}, none with internal RPCs` : "no request observed yet"];
+  const share = Math.max(1 - routed / unrouted, 0);
+  return ["Routing would save", share, `of ${count(Math.round(unrouted))} internal RPCs · ${seen}`];
+}
+
 function showFigures(pulse) {
   const { total, recent } = pulse;
-  const allTime = total.known_hops ? total.without_hop / total.known_hops : null;
-  const share = recent?.without_hop ?? allTime;
+  const [title, share, note] = pulse.observed ? savedShare(pulse.observed) : hopShare(pulse);
+  say($("share-title"), title);
   say($("share"), percent(share));
-  say($("share-note"), recent?.without_hop == null
-    ? allTime === null ? "no request yet" : `of ${count(total.known_hops)} requests since the start`
-    : `of the last seconds · ${percent(allTime)} of ${count(total.known_hops)} in all`);
+  say($("share-note"), note);
   $("share-bar").style.setProperty("--share", share ?? 0);
 
   say($("rate"), perSecond(recent?.rate));
@@ -564,8 +580,9 @@ const kinds = {
   node_joined: "good", node_back: "good", node_left: "idle", node_unreachable: "bad", node_ejected: "bad",
   node_moved: "calm", node_version: "calm", consensus_leader: "warn", shard_leader: "warn",
   replica_state: "calm", replicas_moved: "calm", resharding: "calm", reloaded: "idle",
+  reload_failed: "bad",
 };
-const groups = { node: /^node_/, leader: /_leader$/, replica: /^replica|^resharding/ };
+const groups = { node: /^node_/, leader: /_leader$/, replica: /^replica|^resharding/, router: /^reload/ };
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 let events = [];

@@ -18,6 +18,9 @@ use crate::{
     lifecycle::Proxy,
 };
 
+/// A mistake repeats what is written in the file, which may be long; an event has this many characters of it.
+const MAX_CAUSE: usize = 500;
+
 /// Follows the configuration for as long as the proxy runs.
 #[derive(Debug)]
 pub(super) struct Reload {
@@ -48,9 +51,10 @@ impl Reload {
                 () = self.watch.changed() => {
                     candidate = self.read().map_err(|mistake| {
                         tracing::error!("the new configuration cannot work, the old one stays: {mistake}");
+                        failed(&self.proxy, "cannot work, the old one stays", &mistake);
                     }).ok();
                 }
-                () = is_due(candidate.as_ref(), &current) => {
+                () = is_due(candidate.as_ref(), &current, &self.proxy) => {
                     if let Some(candidate) = candidate.take() {
                         self.adopt(candidate).await;
                     }
@@ -93,6 +97,7 @@ impl Reload {
         self.proxy.speak_tls(tls);
         self.proxy.replace(router);
         self.current = serve;
+        self.proxy.metrics.reloaded();
         self.proxy.journal.note(Event {
             kind: EventKind::Reloaded,
             subject: "configuration".to_owned(),
@@ -103,8 +108,19 @@ impl Reload {
     }
 }
 
+/// Counts a new configuration that does not take over, and tells why.
+fn failed(proxy: &Proxy, text: &str, cause: &str) {
+    proxy.metrics.reload_failed();
+    proxy.journal.note(Event {
+        kind: EventKind::ReloadFailed,
+        subject: "configuration".to_owned(),
+        text: text.to_owned(),
+        cause: cause.chars().take(MAX_CAUSE).collect(),
+    });
+}
+
 /// Resolves when `candidate` should take over from `current`, and never without a candidate.
-async fn is_due(candidate: Option<&Candidate>, current: &Router) {
+async fn is_due(candidate: Option<&Candidate>, current: &Router, proxy: &Proxy) {
     let Some(Candidate { router, .. }) = candidate else { return std::future::pending().await };
     // Nothing is lost by leaving a router that knows nothing.
     if !knows_the_cluster(current) {
@@ -114,10 +130,11 @@ async fn is_due(candidate: Option<&Candidate>, current: &Router) {
         return;
     }
     let problems: Vec<String> = router.topology().problems().iter().map(ToString::to_string).collect();
+    let problems = problems.join("; ");
     tracing::warn!(
-        "the new configuration does not reach the cluster, the old one stays until it does: {}",
-        problems.join("; ")
+        "the new configuration does not reach the cluster, the old one stays until it does: {problems}"
     );
+    failed(proxy, "does not reach the cluster, the old one stays until it does", &problems);
     known(router).await;
 }
 

@@ -350,3 +350,24 @@ fn an_affinity_reads_from_the_replicas_that_qdrant_selects() {
     let found = outcomes(&collection(&rows), &read, &calm());
     assert_eq!(found, (vec![1], Reason::RouteAffinity, Some(1)), "two of three shards are first there");
 }
+
+#[test]
+fn a_choice_avoids_what_the_nodes_cost_more_on_average() {
+    let topology = topology();
+    let avoided = |target: Target<'_>, weather: &Weather| {
+        let plan = plan(target, &topology, weather, &[], 0).expect("a plan");
+        plan.avoided_rpcs()
+    };
+    // Shard 1 is on peer 2 alone: the other two of three nodes would ask it.
+    let (spread, one) = (spread(), write(WriteOrdering::Weak, &[42]));
+    let spared = Weather { spared: vec![2], ..calm() };
+    for weather in [calm(), spared] {
+        assert_eq!(avoided(Target::Points(&spread, &one), &weather), Some(2.0 / 3.0), "{:?}", weather.spared);
+    }
+    assert_eq!(avoided(Target::Points(&spread, &read()), &calm()), Some(0.0), "all hold as many");
+    let on_one = collection(&[(0, None, &[(1, Active)]), (1, None, &[(1, Active)])]);
+    assert_eq!(avoided(Target::Points(&on_one, &read()), &calm()), Some(4.0 / 3.0));
+    let down = Weather { down: vec![1], ..calm() };
+    assert_eq!(avoided(Target::Points(&on_one, &read()), &down), Some(0.0), "nobody holds anything");
+    assert_eq!(avoided(Target::Opaque(Reason::UnknownCollection), &calm()), None);
+}
