@@ -256,18 +256,9 @@ def check_chart():
 
 
 def metrics():
-    """The names under which Prometheus sees the program's metrics."""
-    path = "proxy/src/metrics.rs"
-    (prefix,) = found(r'const PREFIX: &str = "(\w+)";', path)
-    kinds = dict(found(r"^    (\w+): Family<\w+, (\w+)>", path))
-    suffixes = {"Counter": ["_total"], "Histogram": ["_bucket", "_sum", "_count"]}
-    names = {f"{prefix}_{name}" for name in found(r'\bgauge\("(\w+)"', path)}
-    for name, field in found(r'registry\.register\(\s*"(\w+)",\s*"[^"]*",\s*(\w+)\.clone\(\)', path):
-        names |= {f"{prefix}_{name}{suffix}" for suffix in suffixes[kinds[field]]}
-    # Those that are read off the cluster tell their kind where they are encoded.
-    for name in found(r'encode_descriptor\(\s*"(\w+)"', "proxy/src/metrics/cluster.rs"):
-        names |= {f"{prefix}_{name}{suffix}" for suffix in ("", "_total", "_bucket", "_sum", "_count")}
-    return prefix, names
+    """The metrics that the program has, with their labels, from the table that docs/check.sh holds to the code."""
+    rows = " ".join(found(r"^\| (`qdrant_router_.*?) \|", "docs/operations.md"))
+    return {name: labels.split(",") for name, labels in re.findall(r"`(\w+)(?:\{(.*?)\})?`", rows)}
 
 
 def check_rule():
@@ -284,16 +275,21 @@ def check_queries(directory):
     dashboard = json.loads((DEPLOY / "monitoring/dashboard.json").read_text())
     panels = dashboard["panels"]
     variables = [v for v in dashboard["templating"]["list"] if v["type"] == "query"]
-    shown = [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
+    shown = [(panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", [])]
     queries = shown + [(variable["name"], variable["query"]["query"]) for variable in variables]
     queries += [(rule["alert"], rule["expr"]) for group in alerts["groups"] for rule in group["rules"]]
 
-    prefix, names = metrics()
-    values = found(r'"(\w+)"', "proxy/src/metrics.rs") + found(r'"(\w+)"', "sdk/src/route.rs")
+    known = metrics()
+    sources = "proxy/src/metrics.rs", "proxy/src/metrics/*.rs", "sdk/src/route.rs", "sdk/src/topology/replica.rs"
+    values = [value for source in sources for value in found(r'"(\w+)"', source)]
     for where, query in queries:
-        for name in re.findall(rf"\b{prefix}_\w+", query):
-            check(name in names, where, f"no metric is called {name}; there are {', '.join(sorted(names))}")
-        for label, value in re.findall(r'\b(reason|outcome)="(\w+)"', query):
+        for name, selector in re.findall(r"\b(qdrant_router_\w+)(?:\{([^}]*)\})?", query):
+            name = re.sub(r"(_seconds)_(bucket|sum|count)$", r"\1", name)
+            check(name in known, where, f"docs/operations.md lists no metric called {name}")
+            for label in re.findall(r"(\w+)(?:=|!)", selector):
+                has = label == "namespace" or label in known.get(name, [label])
+                check(has, where, f"{name} has no label {label}")
+        for label, value in re.findall(r'\b(reason|outcome|state|way)="(\w+)"', query):
             check(value in values, where, f"{label} is never {value}")
 
     check(len({panel["id"] for panel in panels}) == len(panels), "dashboard.json", "two panels share an id")
