@@ -2,19 +2,27 @@
 # Runs a binary as the image does: alone in a read-only root, as a user without rights. Needs root.
 #
 #   deploy/test-image.sh target/x86_64-unknown-linux-gnu/dist/qdrant-router
+#   deploy/test-image.sh --with-libraries target/debug/qdrant-router
 #
-# The binary has to be static; the Dockerfile says how it is built.
+# The image's binary has to be static; the Dockerfile says how it is built. Any other can be tried with the
+# libraries that it is linked to beside it, and nothing else of the system.
 set -euo pipefail
 
-binary="${1:?usage: deploy/test-image.sh BINARY}"
+usage="usage: deploy/test-image.sh [--with-libraries] BINARY"
+libraries=
+if [ "${1:-}" = --with-libraries ]; then
+    libraries=yes
+    shift
+fi
+binary="${1:?$usage}"
 fail() { printf 'test-image: %s\n' "$*" >&2; exit 1; }
 
 [ -x "$binary" ] || fail "$binary is not an executable file"
 [ "$(id -u)" = 0 ] || fail "has to run as root, to change the root directory and the user"
 headers="$(LC_ALL=C readelf --wide --program-headers "$binary")"
-if [[ "$headers" =~ "program interpreter: "([^]]*) ]]; then
+if [ -z "$libraries" ] && [[ "$headers" =~ "program interpreter: "([^]]*) ]]; then
     fail "$binary is dynamic and needs ${BASH_REMATCH[1]}; build it with --target and" \
-        "RUSTFLAGS='-C target-feature=+crt-static'"
+        "RUSTFLAGS='-C target-feature=+crt-static', or give --with-libraries"
 fi
 
 # What the image holds, and the resolv.conf that the kubelet adds.
@@ -28,6 +36,9 @@ finish() {
 trap finish EXIT
 install -D "$binary" "$root/qdrant-router"
 install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+if [ -n "$libraries" ]; then
+    { ldd "$binary" || true; } | grep -o '/[^ ]*' | while read -r library; do install -D "$library" "$root$library"; done
+fi
 echo "nameserver 127.0.0.1" > "$root/etc/resolv.conf"
 chmod 755 "$root"
 
@@ -59,4 +70,5 @@ get "http://$ip:9633/metrics" | grep -q '^qdrant_router_nodes' || fail "/metrics
 kill -TERM "$router"
 wait "$router" || fail "it ended with $? after SIGTERM: $(cat "$log")"
 router=
-printf 'test-image: %s runs alone in a read-only root as the user 65532\n' "$binary"
+printf 'test-image: %s runs %s in a read-only root as the user 65532\n' \
+    "$binary" "${libraries:+with its libraries and else }alone"

@@ -1,5 +1,6 @@
 """Validates what validate.sh has rendered, against Kubernetes' schemas and against the program itself."""
 
+import fnmatch
 import json
 import pathlib
 import re
@@ -132,6 +133,8 @@ class Rendering:
     def fits_the_program(self):
         environment = self.environment(self.router)
         check_environment(self.name, environment)
+        links = self.pod.get("enableServiceLinks", True)
+        self.check(not links, "a Service named qdrant-router would add variables such as QDRANT_ROUTER_PORT")
 
         probes = [self.router[probe]["httpGet"] for probe in self.router if probe.endswith("Probe")]
         self.check(
@@ -147,19 +150,16 @@ class Rendering:
             environment.get("QDRANT_ROUTER_LISTEN_ADMIN") == admin, "probes do not reach the admin port"
         )
 
-        stop = r"delay: Duration::from_secs\((\d+)\), drain_timeout: Duration::from_secs\((\d+)\)"
-        ((delay, drain),) = found(stop, "proxy/src/lifecycle.rs")
-        if "--shutdown-delay=0s" in self.router["args"]:
-            delay = 0
-        grace = self.pod["terminationGracePeriodSeconds"]
-        self.check(grace > int(delay) + int(drain), f"grace {grace} s, delay {delay} s, drain {drain} s")
+        grace = f"{self.pod['terminationGracePeriodSeconds']}s"
+        check_grace(self.name, grace, environment, self.router["args"])
 
         if self.name.startswith("kustomize-"):
             check_image(self.name, self.router["image"])
         files = self.mounted_files()
         for name, path in environment.items():
             if name.endswith("_FILE"):
-                self.check(path in files, f"{name} is {path}, and mounted are {files}")
+                is_there = any(fnmatch.fnmatchcase(path, file) for file in files)
+                self.check(is_there, f"{name} is {path}, and mounted are {files}")
 
     def mounted_files(self):
         volumes = {volume["name"]: volume for volume in self.pod.get("volumes", [])}
@@ -167,8 +167,11 @@ class Rendering:
         for mount in self.router.get("volumeMounts", []):
             volume = volumes[mount["name"]]
             sources = volume["projected"]["sources"] if "projected" in volume else [volume]
-            items = [item["path"] for source in sources for item in source["secret"]["items"]]
-            files += [f"{mount['mountPath']}/{path}" for path in items]
+            for source in sources:
+                kind = source.get("secret") or source["configMap"]
+                items = [item["path"] for item in kind.get("items", [])]
+                # Without a list, it is whatever the object holds.
+                files += [f"{mount['mountPath']}/{path}" for path in items or ["*"]]
         return files
 
     def comparable(self):
@@ -204,6 +207,28 @@ def check_environment(where, environment):
         check(name in known, where, f"`qdrant-router serve` does not know {name}")
 
 
+def default(key):
+    """The default of a setting, in the reference that the program has written."""
+    (value,) = found(rf"^\| \[`{key}`\].* \| `(\S+)` \|$", "docs/configuration.md")
+    return value
+
+
+def seconds(duration):
+    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", duration).groups()
+    return int(number) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
+
+
+def check_grace(where, grace, environment, args=()):
+    """A router that is told to stop is given the time that it takes."""
+    flags = dict(arg.split("=", 1) for arg in args if arg.startswith("--"))
+    stop = []
+    for key in "shutdown_delay", "drain_timeout":
+        given = environment.get(f"QDRANT_ROUTER_{key.upper()}", default(key))
+        stop.append(flags.get(f"--{key.replace('_', '-')}", given))
+    enough = seconds(grace) > sum(map(seconds, stop))
+    check(enough, where, f"the router is given {grace}, and takes {' and '.join(stop)} to stop")
+
+
 def check_image(where, image):
     (version,) = found(r'^version = "(.+)"', "Cargo.toml")
     check(image == f"qdrant-router:{version}", where, f"the image is {image}, and the version {version}")
@@ -219,21 +244,29 @@ def check_compose():
     router = yaml.safe_load((DEPLOY / "docker-compose.yaml").read_text())["services"]["router"]
     check_environment("docker-compose.yaml", router["environment"])
     check_image("docker-compose.yaml", router["image"])
+    check_grace("docker-compose.yaml", router["stop_grace_period"], router["environment"])
+
+
+def check_chart():
+    """What the chart takes for the program's defaults."""
+    path = "deploy/chart/templates/_helpers.tpl"
+    for name, value in found(r'"QDRANT_ROUTER_(\w+)" \| default "(\w+)"', path):
+        known = default(name.lower())
+        check(value == known, path, f"the default of {name} is {known}, not {value}")
 
 
 def metrics():
-    """The names under which Prometheus sees the program's metrics."""
-    path = "proxy/src/metrics.rs"
-    (prefix,) = found(r'const PREFIX: &str = "(\w+)";', path)
-    kinds = dict(found(r"^    (\w+): Family<\w+, (\w+)>", path))
-    suffixes = {"Counter": ["_total"], "Histogram": ["_bucket", "_sum", "_count"]}
-    names = {f"{prefix}_{name}" for name in found(r'\bgauge\("(\w+)"', path)}
-    for name, field in found(r'registry\.register\(\s*"(\w+)",\s*"[^"]*",\s*(\w+)\.clone\(\)', path):
-        names |= {f"{prefix}_{name}{suffix}" for suffix in suffixes[kinds[field]]}
-    # Those that are read off the cluster tell their kind where they are encoded.
-    for name in found(r'encode_descriptor\(\s*"(\w+)"', "proxy/src/metrics/cluster.rs"):
-        names |= {f"{prefix}_{name}{suffix}" for suffix in ("", "_total", "_bucket", "_sum", "_count")}
-    return prefix, names
+    """The metrics that the program has, with their labels, from the table that docs/check.sh holds to the code."""
+    rows = " ".join(found(r"^\| (`qdrant_router_.*?) \|", "docs/operations.md"))
+    return {name: labels.split(",") for name, labels in re.findall(r"`(\w+)(?:\{(.*?)\})?`", rows)}
+
+
+def check_rule():
+    """Kustomize cannot put one file into another, so that the rule repeats the alerts."""
+    alerts, path = DEPLOY / "monitoring/alerts.yaml", DEPLOY / "monitoring/prometheus-rule.yaml"
+    same = yaml.safe_load(path.read_text())["spec"] == yaml.safe_load(alerts.read_text())
+    renew = "sed -i /^spec:/q prometheus-rule.yaml; sed 's/./  &/' alerts.yaml >> prometheus-rule.yaml"
+    check(same, path.name, f"it is not alerts.yaml; renew it, in deploy/monitoring: {renew}")
 
 
 def check_queries(directory):
@@ -242,16 +275,21 @@ def check_queries(directory):
     dashboard = json.loads((DEPLOY / "monitoring/dashboard.json").read_text())
     panels = dashboard["panels"]
     variables = [v for v in dashboard["templating"]["list"] if v["type"] == "query"]
-    shown = [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
+    shown = [(panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", [])]
     queries = shown + [(variable["name"], variable["query"]["query"]) for variable in variables]
     queries += [(rule["alert"], rule["expr"]) for group in alerts["groups"] for rule in group["rules"]]
 
-    prefix, names = metrics()
-    values = found(r'"(\w+)"', "proxy/src/metrics.rs") + found(r'"(\w+)"', "sdk/src/route.rs")
+    known = metrics()
+    sources = "proxy/src/metrics.rs", "proxy/src/metrics/*.rs", "sdk/src/route.rs", "sdk/src/topology/replica.rs"
+    values = [value for source in sources for value in found(r'"(\w+)"', source)]
     for where, query in queries:
-        for name in re.findall(rf"\b{prefix}_\w+", query):
-            check(name in names, where, f"no metric is called {name}; there are {', '.join(sorted(names))}")
-        for label, value in re.findall(r'\b(reason|outcome)="(\w+)"', query):
+        for name, selector in re.findall(r"\b(qdrant_router_\w+)(?:\{([^}]*)\})?", query):
+            name = re.sub(r"(_seconds)_(bucket|sum|count)$", r"\1", name)
+            check(name in known, where, f"docs/operations.md lists no metric called {name}")
+            for label in re.findall(r"(\w+)(?:=|!)", selector):
+                has = label == "namespace" or label in known.get(name, [label])
+                check(has, where, f"{name} has no label {label}")
+        for label, value in re.findall(r'\b(reason|outcome|state|way)="(\w+)"', query):
             check(value in values, where, f"{label} is never {value}")
 
     check(len({panel["id"] for panel in panels}) == len(panels), "dashboard.json", "two panels share an id")
@@ -286,7 +324,9 @@ def main(directory):
         rendering.fits_the_program()
         print(f"{rendering.name}: {len(rendering.objects)} objects")
     check_same(renderings["kustomize-kubeblocks"], renderings["chart-kubeblocks"])
+    check_chart()
     check_compose()
+    check_rule()
     check_queries(directory)
     for problem in problems:
         print(f"validate: {problem}", file=sys.stderr)

@@ -64,6 +64,8 @@ refused() {
 refused
 refused --set preset=my-cluster
 refused --set preset=kubeblocks:my-cluster --set replicas=3
+refused --set preset=kubeblocks:my-cluster --set terminationGracePeriodSeconds=35
+refused --set preset=kubeblocks:my-cluster --set env.QDRANT_ROUTER_DRAIN_TIMEOUT=1m
 check-jsonschema --check-metaschema deploy/chart/values.schema.json
 check-jsonschema --builtin-schema vendor.compose-spec deploy/docker-compose.yaml
 

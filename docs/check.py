@@ -147,12 +147,14 @@ def check_lists():
     for reason in reasons:
         check(f"| `{reason}` |" in routing, "docs/routing.md", f"the reason `{reason}` is missing")
     metrics = [ROOT / "proxy/src/metrics.rs", *(ROOT / "proxy/src/metrics").glob("*.rs")]
-    registered = r'(?:registry\.register|\bgauge|encode_descriptor)\(\s*"(\w+)"'
+    registered = r'\b(?:register|gauge|encode_descriptor)\(\s*"(\w+)"'
     names = [metric for path in metrics for metric in re.findall(registered, path.read_text())]
     check(len(names) > 10, "proxy/src/metrics.rs", "few metrics were found")
     for metric in names:
         known = re.search(rf"`qdrant_router_{metric}(_total)?[`{{]", operations)
         check(known, "docs/operations.md", f"the metric `{metric}` is missing")
+    for metric in re.findall(r"`qdrant_router_(\w+?)(?:_total)?(?:\{[^}]*\})?`", operations):
+        check(metric in names, "docs/operations.md", f"no metric is called `{metric}`")
     for route in re.findall(r'\.route\("(/[a-z/]*)', read("proxy/src/admin.rs")):
         route = route.rstrip("/") or "/"
         is_asset = route in ("/dashboard", "/favicon")

@@ -4,7 +4,8 @@
 #   tests/browser/run.sh                 # asserts
 #   tests/browser/run.sh --screenshots   # and writes docs/screenshots/
 #
-# Needs Node.js 20 and Chromium (`apt-get install chromium`, or CHROMIUM=/path/to/it).
+# Needs Node.js 20 and Chromium (`apt-get install chromium`, or CHROMIUM=/path/to/it). DEMO=/path/to/it saves building
+# the demo.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -18,7 +19,9 @@ if [ "${1:-}" = --screenshots ]; then
 fi
 
 [ -d node_modules ] || npm ci --no-audit --no-fund
-cargo build --locked -p qdrant-router-examples --bin demo
-DEMO="$(realpath -m "${CARGO_TARGET_DIR:-../../target}")/debug/demo"
+if [ -z "${DEMO:-}" ]; then
+  cargo build --locked -p qdrant-router-examples --bin demo
+  DEMO="$(realpath -m "${CARGO_TARGET_DIR:-../../target}")/debug/demo"
+fi
 export DEMO
 exec node --test --test-reporter=spec dashboard.test.mjs

@@ -53,6 +53,23 @@ QDRANT_ROUTER_UPSTREAM_SERVER_NAME: {{ . | quote }}
 {{- end }}
 {{- end }}
 
+{{- /* A duration as the program reads it, such as 30s, in seconds. */ -}}
+{{- define "seconds" -}}
+{{- $number := regexFind "^[0-9]+" . | int }}
+{{- get (dict "ms" (div (add $number 999) 1000) "s" $number "m" (mul $number 60) "h" (mul $number 3600)) (regexFind "[a-z]+$" .) }}
+{{- end }}
+
+{{- /* How long the kubelet waits for a router to end. */ -}}
+{{- define "grace" -}}
+{{- $delay := get .Values.env "QDRANT_ROUTER_SHUTDOWN_DELAY" | default "5s" | toString }}
+{{- $drain := get .Values.env "QDRANT_ROUTER_DRAIN_TIMEOUT" | default "30s" | toString }}
+{{- $grace := int .Values.terminationGracePeriodSeconds }}
+{{- if le $grace (add (include "seconds" $delay) (include "seconds" $drain) | int) }}
+{{- fail (printf "terminationGracePeriodSeconds is %v, and a router takes %s (QDRANT_ROUTER_SHUTDOWN_DELAY) and %s (QDRANT_ROUTER_DRAIN_TIMEOUT) to stop: raise it" $grace $delay $drain) }}
+{{- end }}
+{{- $grace }}
+{{- end }}
+
 {{- /* The Secrets whose files are mounted, as sources of a projected volume. */ -}}
 {{- define "secrets" -}}
 {{- with .Values.apiKey }}
