@@ -14,7 +14,10 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use qdrant_router::Router;
 use rustls::ServerConfig;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+};
 
 use crate::{
     admin, cli::CliError, journal::Journal, listen, metrics::Metrics, telemetry::Telemetry, workers::Workers,
@@ -49,6 +52,7 @@ pub struct Listeners {
 #[derive(Clone, Debug)]
 pub struct Proxy {
     router: Arc<ArcSwap<Router>>,
+    replaced: Arc<Notify>,
     tls: Arc<ArcSwapOption<ServerConfig>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
@@ -68,6 +72,7 @@ impl Proxy {
         let router = Arc::new(ArcSwap::from_pointee(router));
         Self {
             router,
+            replaced: Arc::default(),
             tls: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             telemetry: Arc::default(),
@@ -85,6 +90,12 @@ impl Proxy {
     /// Sends new requests through `router`. Those in flight end on the one they began with.
     pub fn replace(&self, router: Router) {
         self.router.store(Arc::new(router));
+        self.replaced.notify_waiters();
+    }
+
+    /// Resolves once the router is replaced after this call.
+    pub(crate) fn replaced(&self) -> impl Future<Output = ()> + '_ {
+        self.replaced.notified()
     }
 
     /// What new connections of clients speak TLS with; `None` where they speak none.

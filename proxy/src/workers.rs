@@ -9,6 +9,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
 };
@@ -89,18 +90,23 @@ impl Workers {
 
 impl Worker {
     fn start(number: usize, proxy: &Proxy) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let desk = {
-            let _here = runtime.enter();
-            Arc::new(Desk::of_worker(proxy.clone()))
-        };
-        let (stop, stopped) = oneshot::channel::<()>();
+        let (stop, stopped) = oneshot::channel();
+        let (started, starts) = mpsc::sync_channel(1);
+        let proxy = proxy.clone();
+        // The runtime lives and ends on its thread: nobody who waits for others may end one.
         thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            // Ends with an error, which is the sender's end.
-            let _ = runtime.block_on(stopped);
+            let runtime = match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            runtime.block_on(async {
+                let desk = Arc::new(Desk::of_worker(proxy));
+                let _ = started.send(Ok((Handle::current(), desk.clone())));
+                desk.attend(stopped).await;
+            });
         })?;
-        Ok(Self { runtime: handle, desk, connections: Arc::default(), _stop: stop })
+        let (runtime, desk) = starts.recv().map_err(io::Error::other)??;
+        Ok(Self { runtime, desk, connections: Arc::default(), _stop: stop })
     }
 }
 
@@ -117,12 +123,25 @@ impl Desk {
         Self { proxy, own: Some(Mutex::new(own)) }
     }
 
+    /// Takes over what the proxy has after a reload, also where no request comes, until it is told to stop.
+    async fn attend(&self, mut stopped: oneshot::Receiver<()>) {
+        loop {
+            let replaced = self.proxy.replaced();
+            self.router();
+            tokio::select! {
+                biased;
+                // Ends with an error, which is the sender's end.
+                _ = &mut stopped => return,
+                () = replaced => {}
+            }
+        }
+    }
+
     /// The router that takes new requests.
     pub(crate) fn router(&self) -> Router {
         let shared = self.proxy.router();
         let Some(own) = &self.own else { return shared };
         let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
-        // After a reload the proxy has another one.
         if !own.shared.is_same(&shared) {
             *own = Own::of(shared);
         }
@@ -143,5 +162,34 @@ impl Own {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn router() -> Router {
+        Router::builder().node("127.0.0.1").build().expect("a router")
+    }
+
+    #[tokio::test]
+    async fn a_worker_without_work_takes_over_the_new_router() {
+        let proxy = Proxy::new(router());
+        let workers = Workers::start(NonZeroUsize::new(2).expect("two"), &proxy).expect("threads");
+        let new = router();
+        proxy.replace(new.clone());
+        let has_it = |worker: &Worker| {
+            let own = worker.desk.own.as_ref().expect("a worker's").lock().expect("a lock");
+            own.shared.is_same(&new)
+        };
+        let all = async {
+            while !workers.0.iter().all(has_it) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("no worker keeps the old one");
     }
 }
