@@ -92,6 +92,11 @@ fn compare_node(before: &SeenNode, node: &SeenNode, events: &mut Vec<Event>) {
             let cause = problem().unwrap_or_else(no_connection);
             events.push(event(EventKind::NodeEjected, node, "taken out".to_owned(), cause));
         }
+        (_, Condition::Spared) => {
+            let cause =
+                "it answered reads with errors of its own only, and is tried again in a while".to_owned();
+            events.push(event(EventKind::NodeEjected, node, "spared".to_owned(), cause));
+        }
         (_, Condition::Unreachable) => {
             let cause = problem().unwrap_or_else(no_connection);
             events.push(event(EventKind::NodeUnreachable, node, "does not answer".to_owned(), cause));
@@ -196,7 +201,7 @@ fn told(new: &View, name: &str, collection: &Collection, step: Step, shards: &[S
             Some(Condition::Unreachable | Condition::Ejected) => {
                 Some(format!("{} does not answer", new.label(peer)))
             }
-            Some(Condition::Usable) => None,
+            Some(Condition::Usable | Condition::Spared) => None,
         }
     };
     let (kind, text, cause) = match step {
@@ -354,6 +359,12 @@ mod tests {
         let mut ejected = view();
         let node = ejected.nodes.get_mut(&Identity::Peer(2)).expect("a node");
         node.condition = Condition::Ejected;
+        let mut spared = view();
+        spared.nodes.get_mut(&Identity::Peer(2)).expect("a node").condition = Condition::Spared;
+        let events = changes(&view(), &spared);
+        assert_eq!((events[0].kind, &*events[0].text), (EventKind::NodeEjected, "spared"));
+        assert!(events[0].cause.contains("errors of its own"), "{}", events[0].cause);
+
         let mut unreachable = view();
         let node = unreachable.nodes.get_mut(&Identity::Peer(2)).expect("a node");
         node.condition = Condition::Unreachable;

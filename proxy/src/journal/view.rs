@@ -48,6 +48,8 @@ pub(super) enum Condition {
     Usable,
     /// It answers the router's own questions, but requests could not be sent to it.
     Ejected,
+    /// It answers requests, and none of them well.
+    Spared,
     Unreachable,
 }
 
@@ -66,10 +68,15 @@ impl View {
             })
             .collect();
         let nodes = topology.nodes().iter().map(|node| {
-            let condition = match (node.reachable, router.balance().is_usable(node.address)) {
-                (false, _) => Condition::Unreachable,
-                (true, false) => Condition::Ejected,
-                (true, true) => Condition::Usable,
+            let balance = router.balance();
+            let condition = if !node.reachable {
+                Condition::Unreachable
+            } else if !balance.is_alive(node.address) {
+                Condition::Ejected
+            } else if !balance.is_usable(node.address) {
+                Condition::Spared
+            } else {
+                Condition::Usable
             };
             let seen = SeenNode {
                 label: node.label(),
