@@ -7,6 +7,7 @@
 #[path = "compare/bodies.rs"]
 #[allow(dead_code, reason = "the comparison needs the rest")]
 mod bodies;
+#[allow(dead_code, reason = "the bench of scale needs the rest")]
 mod simulated;
 mod steps;
 

@@ -66,7 +66,11 @@ fn one_collection() {
     let _shares_rings = cluster.collection("the first", Epoch::default());
     let mut collection = None;
     let (took, info) = timed(|| collection = Some(cluster.collection("books", Epoch::default())));
-    println!("one collection: {} in {} blocks, made in {took:.1?}", bytes(info.bytes_current), info.count_current);
+    println!(
+        "one collection: {} in {} blocks, made in {took:.1?}",
+        bytes(info.bytes_current),
+        info.count_current
+    );
 }
 
 /// Waits until the worker is sure of what it knows.
@@ -120,7 +124,9 @@ fn report(what: &str, runtime: &Runtime, handle: &TopologyHandle, event: impl Fn
 
 fn moved(before: &Topology, after: &Topology) -> usize {
     let is_same = |(name, now): &(&str, &Arc<_>)| {
-        before.collection(name).is_some_and(|then| matches!(then, qdrant_router::topology::Lookup::Found(then) if Arc::ptr_eq(then, now)))
+        before.collection(name).is_some_and(
+            |then| matches!(then, qdrant_router::topology::Lookup::Found(then) if Arc::ptr_eq(then, now)),
+        )
     };
     after.collections().filter(|row| !is_same(row)).count()
 }

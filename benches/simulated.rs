@@ -13,10 +13,9 @@ use std::{
 use qdrant_router::{
     dice::Dice,
     discovery::{Address, DiscoveryHandle, DnsResolver, Host, Sources},
-    route::Conditions,
     topology::{
         ApiError, ClusterApi, ClusterView, Collection, Epoch, Observer, PeerId, Replica, ReplicaState,
-        Settings, Shard, ShardId, Topology, TopologyHandle, Version, ViewKind,
+        Settings, Shard, ShardId, TopologyHandle, Version, ViewKind,
     },
 };
 
@@ -31,10 +30,6 @@ struct State {
     replicas: u64,
     commit: AtomicU64,
 }
-
-/// All nodes can be used, and none is busy.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Calm;
 
 #[derive(Debug)]
 struct Nobody;
@@ -102,22 +97,13 @@ fn peer(node: u64) -> PeerId {
     1_000_000_000_000 + node * 7_919
 }
 
-/// A snapshot that knows `names`.
-pub(crate) async fn knowing(handle: &TopologyHandle, names: &[&str]) -> Arc<Topology> {
-    handle.surveyed().await;
-    for name in names {
-        handle.knowing(name).await;
-    }
-    handle.snapshot()
-}
-
 impl ClusterApi for Simulated {
     async fn cluster(&self, address: Address) -> Result<ClusterView, ApiError> {
         let peers =
             (0..self.0.nodes).map(|node| (peer(node), Some(format!("qdrant-{node}.qdrant-headless"))));
         let kind = ViewKind::Member {
             peer: self.peer(address),
-            peers: peers.collect(),
+            peers: Arc::new(peers.collect()),
             leader: Some(peer(0)),
             settled: true,
         };
@@ -134,16 +120,6 @@ impl ClusterApi for Simulated {
 
     async fn aliases(&self, _: Address) -> Result<HashMap<String, String>, ApiError> {
         Ok(HashMap::new())
-    }
-}
-
-impl Conditions for Calm {
-    fn is_usable(&self, _: Address) -> bool {
-        true
-    }
-
-    fn load(&self, _: Address) -> u64 {
-        0
     }
 }
 

@@ -7,16 +7,13 @@ use http::{Method, Response, Uri};
 use qdrant_router::{
     internals,
     request::{Action, Call, Depth, Intent, Keys, Points, Protocol, Scope},
-    route::{Target, plan},
-    topology::{HashRing, Lookup, PointId, Replica, ReplicaState, Topology, WriteOrdering, leader},
+    route::{Conditions, Target, plan},
+    topology::{Address, HashRing, Lookup, PointId, Replica, ReplicaState, Topology, WriteOrdering, leader},
 };
 use smallvec::smallvec;
 use tokio::runtime::Builder;
 
-use crate::{
-    bodies,
-    simulated::{Calm, Simulated, knowing},
-};
+use crate::{bodies, simulated::Simulated};
 
 /// A step, and what it is called.
 pub(crate) struct Step {
@@ -24,18 +21,33 @@ pub(crate) struct Step {
     pub(crate) run: Box<dyn FnMut()>,
 }
 
+/// All nodes can be used, and none is busy.
+#[derive(Clone, Copy, Debug)]
+struct Calm;
+
+impl Conditions for Calm {
+    fn is_usable(&self, _: Address) -> bool {
+        true
+    }
+
+    fn load(&self, _: Address) -> u64 {
+        0
+    }
+}
+
 const DEEP: Depth = Depth { keys: true, ids: true };
 const BOOKS: &str = "books";
 
 /// All, in the order in which a request takes them.
 pub(crate) fn all() -> Vec<Step> {
-    let sizes = [("REST: path and peek, 0.6 KB upsert", Protocol::Rest, 68)]
-        .into_iter()
-        .chain([("REST: path and peek, 6 KB upsert", Protocol::Rest, 700)])
-        .chain([("gRPC: path and peek, 0.6 KB upsert", Protocol::Grpc, 140)])
-        .chain([("gRPC: path and peek, 6 KB upsert", Protocol::Grpc, 1500)]);
-    let mut steps: Vec<Step> =
-        sizes.map(|(name, protocol, dimensions)| peek(name, protocol, dimensions)).collect();
+    let mut steps: Vec<Step> = [
+        ("REST: path and peek, 0.6 KB upsert", Protocol::Rest, 600),
+        ("REST: path and peek, 6 KB upsert", Protocol::Rest, 6000),
+        ("gRPC: path and peek, 0.6 KB upsert", Protocol::Grpc, 600),
+        ("gRPC: path and peek, 6 KB upsert", Protocol::Grpc, 6000),
+    ]
+    .map(|(name, protocol, size)| peek(name, protocol, size))
+    .into();
     steps.extend([ring(), leadership()]);
     let (six, hundred) = (topology(3, 6, 1), topology(12, 100, 3));
     let everything = Intent { action: Action::Read, scopes: smallvec![Scope::EVERYTHING], affinity: None };
@@ -74,8 +86,9 @@ fn leadership() -> Step {
     Step::new("leader: medium, three replicas", move || leader(black_box(&replicas), WriteOrdering::Medium))
 }
 
-fn peek(name: &'static str, protocol: Protocol, dimensions: usize) -> Step {
-    let (method, uri, body) = upsert(protocol, 1, dimensions);
+fn peek(name: &'static str, protocol: Protocol, size: usize) -> Step {
+    let (method, uri, _) = upsert(protocol, 1, 1);
+    let body = sized(size, |dimensions| upsert(protocol, 1, dimensions).2);
     Step::new(name, move || {
         let call = Call::of(protocol, &method, black_box(&uri));
         call.intent(black_box(&body), DEEP)
@@ -121,6 +134,12 @@ fn upsert(protocol: Protocol, points: usize, dimensions: usize) -> (Method, Uri,
     }
 }
 
+/// A body of about this many bytes, with as many dimensions as that takes.
+pub(crate) fn sized(bytes: usize, body: impl Fn(usize) -> Bytes) -> Bytes {
+    let (empty, of_hundred) = (body(0).len(), body(100).len());
+    body(100 * bytes.saturating_sub(empty) / (of_hundred - empty))
+}
+
 /// A write of these points that the leader of their shard takes.
 fn write_of(ids: &[u64]) -> Intent {
     let points = Points::Ids(ids.iter().copied().map(PointId::Num).collect());
@@ -132,6 +151,7 @@ fn topology(nodes: u64, shards: u32, replicas: u64) -> Topology {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let handle = Simulated::new(nodes, shards, replicas).follow(std::time::Duration::from_secs(3600));
-        Topology::clone(&*knowing(&handle, &[BOOKS]).await)
+        handle.surveyed().await;
+        Topology::clone(&*handle.knowing(BOOKS).await)
     })
 }

@@ -15,6 +15,7 @@ mod backend;
 #[allow(dead_code, reason = "the comparison needs the rest")]
 mod bodies;
 #[path = "../compare/frames.rs"]
+#[allow(dead_code, reason = "the comparison needs the rest")]
 mod frames;
 mod report;
 mod requests;
@@ -22,6 +23,7 @@ mod requests;
 #[allow(dead_code, reason = "the comparison needs the rest")]
 mod scenario;
 #[path = "../simulated.rs"]
+#[allow(dead_code, reason = "the bench of scale needs the rest")]
 mod simulated;
 #[path = "../steps.rs"]
 mod steps;

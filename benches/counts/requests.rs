@@ -25,6 +25,7 @@ use crate::{
     bodies, counted,
     frames::{self, Connection, Event, Messages, PREFACE},
     scenario::{Protocol, SPREAD, Scenario},
+    steps::sized,
 };
 
 /// How many requests are counted, after as many that warm up.
@@ -110,18 +111,26 @@ impl Request {
     fn scenario(&self) -> Scenario {
         let points = |rest: &str| format!("/collections/{SPREAD}/points{rest}");
         let (protocol, method, path, body, reply) = match self.what {
-            What::RestQuery => {
-                (Protocol::Rest, "POST", points("/query"), bodies::rest_query(54), bodies::rest_found())
-            }
-            What::RestUpsert => {
-                (Protocol::Rest, "PUT", points(""), bodies::rest_upsert(1, 570), bodies::rest_written())
-            }
+            What::RestQuery => (
+                Protocol::Rest,
+                "POST",
+                points("/query"),
+                sized(600, bodies::rest_query),
+                bodies::rest_found(),
+            ),
+            What::RestUpsert => (
+                Protocol::Rest,
+                "PUT",
+                points(""),
+                sized(6000, |dimensions| bodies::rest_upsert(1, dimensions)),
+                bodies::rest_written(),
+            ),
             What::GrpcQuery => {
-                let body = bodies::grpc_query(SPREAD, 128);
+                let body = sized(600, |dimensions| bodies::grpc_query(SPREAD, dimensions));
                 (Protocol::Grpc, "POST", "/qdrant.Points/Query".to_owned(), body, bodies::grpc_found())
             }
             What::GrpcUpsert => {
-                let body = bodies::grpc_upsert(SPREAD, 1, 1500);
+                let body = sized(6000, |dimensions| bodies::grpc_upsert(SPREAD, 1, dimensions));
                 (Protocol::Grpc, "POST", "/qdrant.Points/Upsert".to_owned(), body, bodies::grpc_written())
             }
         };

@@ -39,7 +39,7 @@ pub struct Topology {
     pub(super) nodes: Arc<[Node]>,
     pub(super) fallback: Arc<[Address]>,
     pub(super) aliases: Arc<HashMap<String, String>>,
-    pub(super) collections: HashMap<Arc<str>, Lookup>,
+    pub(super) collections: Arc<HashMap<Arc<str>, Lookup>>,
     pub(super) applied: Applied,
     pub(super) hashing: Hashing,
 }

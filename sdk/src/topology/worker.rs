@@ -27,10 +27,9 @@ use tokio::{
 };
 
 use super::{
-    Address, ApiError, Change, ClusterApi, ClusterView, Collection, Epoch, Hashing, Lookup, Topology,
-    Version, ViewKind,
+    Address, ApiError, Change, ClusterApi, ClusterView, Epoch, Hashing, Lookup, Topology, Version, ViewKind,
     fetch::{Batch, Fetched},
-    membership::{Member, Membership, Progress},
+    membership::{Member, Membership, Peers, Progress},
     snapshot::Applied,
 };
 use crate::{
@@ -152,7 +151,10 @@ struct Worker<A, O> {
     membership: Membership,
     epoch: Option<Epoch>,
     aliases: (Option<Epoch>, Arc<HashMap<String, String>>),
-    collections: HashMap<Arc<str>, Lookup>,
+    /// Shared with the last snapshot until something of it changes.
+    collections: Arc<HashMap<Arc<str>, Lookup>>,
+    /// The peers that somebody told last.
+    peers: Arc<Peers>,
     /// What has changed since the last snapshot: an unchanged answer of a node costs next to nothing.
     changed: Changed,
 
@@ -220,7 +222,8 @@ impl TopologyHandle {
             membership: Membership::default(),
             epoch: None,
             aliases: Default::default(),
-            collections: HashMap::new(),
+            collections: Arc::default(),
+            peers: Arc::default(),
             changed: Changed::default(),
             tasks: JoinSet::new(),
             probing: BTreeSet::new(),
@@ -458,7 +461,10 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         let Some(member) = self.members.get_mut(&address) else { return };
         let before = member.clone();
         match outcome {
-            Ok(view) => {
+            Ok(mut view) => {
+                if let Some(peers) = view.share_peers(member.peers().into_iter().chain([&self.peers])) {
+                    self.peers = peers;
+                }
                 self.shared.heard.store(Arc::new(Some(Instant::now())));
                 let peer = |view: &ClusterView| match view.kind {
                     ViewKind::Standalone => None,
@@ -628,10 +634,10 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         if !self.collections.contains_key(&*name) && alike().count() >= cap {
             let oldest = alike().min_by_key(|(_, other)| age(other)).map(|(name, _)| name.clone());
             if let Some(oldest) = oldest {
-                self.collections.remove(&oldest);
+                Arc::make_mut(&mut self.collections).remove(&oldest);
             }
         }
-        self.collections.insert(name.into(), lookup);
+        Arc::make_mut(&mut self.collections).insert(name.into(), lookup);
     }
 
     /// Publishes what is known, if it differs from the last snapshot.
@@ -676,12 +682,12 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             tracing::warn!("all nodes belong to another cluster than before: starting from nothing");
             self.epoch = None;
             self.aliases = Default::default();
-            self.collections.clear();
+            self.collections = Arc::default();
             self.changed.collections = true;
         }
         // An older view never replaces a newer one.
         self.epoch = self.epoch.max(membership.epoch);
-        for node in membership.nodes.iter().filter(|node| !self.membership.nodes.contains(node)) {
+        for node in membership.nodes.iter().filter(|node| !self.membership.has(node)) {
             tracing::info!(address = %node.address, peer = node.peer, reachable = node.reachable, "node");
         }
         self.membership = membership;
