@@ -9,13 +9,14 @@
 mod simulated;
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use allocation_counter::{AllocationInfo, measure};
 use futures_util::{StreamExt, stream};
-use qdrant_router::topology::{Epoch, Topology, TopologyHandle};
+use qdrant_router::topology::{ClusterApi, Epoch, Lookup, Topology, TopologyHandle};
 use tokio::{
     runtime::{Builder, Runtime},
     time::sleep,
@@ -56,8 +57,9 @@ fn main() {
     let known = handle.snapshot().collections().count();
     assert_eq!(known, COLLECTIONS, "collections known");
 
-    report("a look at all nodes that finds nothing new", &runtime, &handle, || handle.refresh());
-    report("one replica of one collection changes", &runtime, &handle, || cluster.commit());
+    report("a look that finds nothing new", &runtime, &cluster, &handle, || ());
+    report("one replica of one collection changes", &runtime, &cluster, &handle, || cluster.commit());
+    copied(&handle);
 }
 
 /// What one placement takes, by itself.
@@ -99,13 +101,13 @@ fn name(number: usize) -> String {
     format!("collection-{number:05}")
 }
 
-/// What the worker does about `event`, until it has been quiet for a while.
-fn report(what: &str, runtime: &Runtime, handle: &TopologyHandle, event: impl FnOnce()) {
+/// What the worker does about `event`, until it has been quiet for a while. What the nodes' answers themselves take
+/// is left out.
+fn report(what: &str, runtime: &Runtime, cluster: &Simulated, handle: &TopologyHandle, event: impl FnOnce()) {
     let before = handle.snapshot();
-    let cpu = cpu();
-    let mut event = Some(event);
-    let (_, info) = timed(|| {
-        event.take().into_iter().for_each(|event| event());
+    let (asked, cpu) = (cluster.asked(), self::cpu());
+    let (_, all) = timed(|| {
+        event();
         handle.refresh();
         runtime.block_on(async {
             settle(handle).await;
@@ -114,19 +116,40 @@ fn report(what: &str, runtime: &Runtime, handle: &TopologyHandle, event: impl Fn
             settle(handle).await;
         });
     });
+    let (asked, cpu) = (cluster.asked() - asked, self::cpu() - cpu);
+    let address = before.nodes()[0].address;
+    let began = self::cpu();
+    let (_, answers) = timed(|| (0..asked).for_each(|_| drop(runtime.block_on(cluster.cluster(address)))));
+    let cpu = cpu.saturating_sub(self::cpu() - began);
     let after = handle.snapshot();
-    println!("{what}:");
-    println!("  {} allocations, {} in all", info.count_total, bytes(info.bytes_total as i64));
-    println!("  {:.1} ms of CPU", (self::cpu() - cpu).as_secs_f64() * 1000.0);
+    println!("{what}: {asked} answers of nodes");
+    println!(
+        "  {:.1} ms of CPU, {} allocations of {} in all",
+        cpu.as_secs_f64() * 1000.0,
+        all.count_total.saturating_sub(answers.count_total),
+        bytes(all.bytes_total.saturating_sub(answers.bytes_total) as i64)
+    );
     println!("  a new snapshot: {}", if Arc::ptr_eq(&before, &after) { "no" } else { "yes" });
     println!("  placements that are other objects now: {}", moved(&before, &after));
 }
 
+/// What a new snapshot costs where a placement has changed: its map of names is copied.
+fn copied(handle: &TopologyHandle) {
+    let snapshot = handle.snapshot();
+    let map: HashMap<Arc<str>, Lookup> = snapshot
+        .collections()
+        .map(|(name, collection)| (name.into(), Lookup::Found(collection.clone())))
+        .collect();
+    let mut copy = None;
+    let (took, info) = timed(|| copy = Some(map.clone()));
+    println!("a copy of the map of all names: {} in {took:.1?}", bytes(info.bytes_current));
+}
+
 fn moved(before: &Topology, after: &Topology) -> usize {
     let is_same = |(name, now): &(&str, &Arc<_>)| {
-        before.collection(name).is_some_and(
-            |then| matches!(then, qdrant_router::topology::Lookup::Found(then) if Arc::ptr_eq(then, now)),
-        )
+        before
+            .collection(name)
+            .is_some_and(|then| matches!(then, Lookup::Found(then) if Arc::ptr_eq(then, now)))
     };
     after.collections().filter(|row| !is_same(row)).count()
 }

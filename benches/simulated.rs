@@ -29,6 +29,7 @@ struct State {
     shards: ShardId,
     replicas: u64,
     commit: AtomicU64,
+    asked: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -39,7 +40,13 @@ struct Nobody;
 impl Simulated {
     /// So many nodes; every collection has so many shards, each with so many replicas.
     pub(crate) fn new(nodes: u64, shards: ShardId, replicas: u64) -> Self {
-        Self(Arc::new(State { nodes, shards, replicas, commit: AtomicU64::new(10) }))
+        Self(Arc::new(State {
+            nodes,
+            shards,
+            replicas,
+            commit: AtomicU64::new(10),
+            asked: AtomicU64::new(0),
+        }))
     }
 
     /// Follows it on the current runtime, and looks for changes as seldom as `probe_interval` says.
@@ -57,6 +64,11 @@ impl Simulated {
     /// Something of one collection changes.
     pub(crate) fn commit(&self) {
         self.0.commit.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often a node has been asked for its view.
+    pub(crate) fn asked(&self) -> u64 {
+        self.0.asked.load(Ordering::Relaxed)
     }
 
     fn addresses(&self) -> DiscoveryHandle {

@@ -36,6 +36,7 @@ pub(crate) async fn measure(
         machine::memory(pid).0
     };
     let idle = resident().await;
+    let own = machine::own_memory(pid);
     let mut clients = Vec::new();
     for _ in 0..connections {
         let client = Client::connect(contender.grpc).await;
@@ -53,11 +54,12 @@ pub(crate) async fn measure(
     let gone = resident().await;
     let each = |with: u64| with.saturating_sub(idle) as f64 / connections.max(1) as f64;
     Ok(format!(
-        "resident, idle                                    {:>9.1} MB\n\
+        "resident, idle                                    {:>9.1} MB, {:.1} MB without the program's file\n\
          with {connections} idle HTTP/2 connections                {:>9.1} MB, {:.1} KiB each\n\
          after one request on each, one at a time          {:>9.1} MB, {:.1} KiB each\n\
          when they have gone                               {:>9.1} MB\n",
         megabytes(idle),
+        megabytes(own),
         megabytes(connected),
         each(connected),
         megabytes(asked),

@@ -177,6 +177,17 @@ impl Topology {
         })
     }
 
+    /// Whether it tells the same as `other`, of which it was made.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let rest = |topology: &Self| (topology.epoch, topology.consensus_leader, topology.hashing);
+        rest(self) == rest(other)
+            && self.applied == other.applied
+            && self.nodes == other.nodes
+            && self.fallback == other.fallback
+            && Arc::ptr_eq(&self.aliases, &other.aliases)
+            && Arc::ptr_eq(&self.collections, &other.collections)
+    }
+
     /// The aliases and the collections that they mean.
     #[must_use]
     pub fn aliases(&self) -> &HashMap<String, String> {

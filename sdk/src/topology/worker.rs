@@ -656,16 +656,25 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             return;
         }
         self.changed = Changed::default();
-        self.shared.current.store(Arc::new(Topology {
+        let nodes = match *previous.nodes == *self.membership.nodes {
+            true => previous.nodes.clone(),
+            false => self.membership.nodes.clone().into(),
+        };
+        let topology = Topology {
             epoch: self.epoch,
             consensus_leader: self.membership.leader,
-            nodes: self.membership.nodes.clone().into(),
+            nodes,
             fallback: self.candidates.fallback.clone().into(),
             aliases: self.aliases.1.clone(),
             collections: self.collections.clone(),
             applied,
             hashing: Hashing::of(self.membership.nodes.iter().map(|node| node.version)),
-        }));
+        };
+        // Each of a thousand nodes that tell the same news makes a new membership, and no news.
+        if topology.is_like(&previous) && !first_survey {
+            return;
+        }
+        self.shared.current.store(Arc::new(topology));
         self.published.send_replace(());
     }
 
