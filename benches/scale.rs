@@ -29,6 +29,9 @@ const COLLECTIONS: usize = 10_000;
 const SHARDS: u32 = 100;
 const REPLICAS: u64 = 3;
 
+/// Longer than the worker takes to ask all nodes once more.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// Longer than anything that is measured here.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
@@ -79,7 +82,7 @@ fn one_collection() {
 async fn settle(handle: &TopologyHandle) {
     let mut last = handle.snapshot();
     let mut quiet = Instant::now();
-    while quiet.elapsed() < Duration::from_millis(400) {
+    while quiet.elapsed() < QUIET {
         sleep(Duration::from_millis(20)).await;
         let now = handle.snapshot();
         if !Arc::ptr_eq(&now, &last) {

@@ -111,6 +111,7 @@ fn peer(node: u64) -> PeerId {
 
 impl ClusterApi for Simulated {
     async fn cluster(&self, address: Address) -> Result<ClusterView, ApiError> {
+        self.0.asked.fetch_add(1, Ordering::Relaxed);
         let peers =
             (0..self.0.nodes).map(|node| (peer(node), Some(format!("qdrant-{node}.qdrant-headless"))));
         let kind = ViewKind::Member {
