@@ -59,8 +59,8 @@ pub(crate) fn all() -> Vec<Step> {
     ] {
         steps.push(split(name, protocol, six.clone()));
     }
-    steps.push(merge("REST: merge of 3 replies", Protocol::Rest, bodies::rest_written()));
-    steps.push(merge("gRPC: merge of 3 replies", Protocol::Grpc, bodies::grpc_written()));
+    steps.push(merge("REST: merge of 3 replies", Protocol::Rest, &bodies::rest_written()));
+    steps.push(merge("gRPC: merge of 3 replies", Protocol::Grpc, &bodies::grpc_written()));
     steps
 }
 
@@ -116,7 +116,7 @@ fn split(name: &'static str, protocol: Protocol, topology: Topology) -> Step {
     Step::new(name, cut)
 }
 
-fn merge(name: &'static str, protocol: Protocol, body: Bytes) -> Step {
+fn merge(name: &'static str, protocol: Protocol, body: &Bytes) -> Step {
     let parts = [(); 3].map(|()| Response::new(body.clone()));
     Step::new(name, move || internals::merged(protocol, black_box(&parts)))
 }
