@@ -36,6 +36,13 @@ pub(crate) fn memory(pid: u32) -> (u64, u64) {
     (field("VmRSS:"), field("VmHWM:"))
 }
 
+/// What of the resident memory is the process's own, in KiB: the rest is its program's file, which the system shares.
+pub(crate) fn own_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
 /// Begins to look for the most memory anew.
 pub(crate) fn forget_peak(pid: u32) {
     // Where it is not allowed, the peak is that of all scenarios so far.

@@ -15,6 +15,7 @@ mod contender;
 mod frames;
 mod load;
 mod machine;
+mod memory;
 mod report;
 mod scenario;
 
@@ -26,7 +27,7 @@ use tokio::{
     task::LocalSet,
 };
 
-use crate::{backend::Backend, contender::Contender, report::Report};
+use crate::{backend::Backend, contender::Contender, report::Report, scenario::Protocol};
 
 /// Compare qdrant-router with nginx, HAProxy and Envoy.
 #[derive(Debug, Parser)]
@@ -71,6 +72,11 @@ pub(crate) struct Options {
     /// Write the tables as a page of the documentation
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
+
+    /// Only tell how much memory our proxy takes, idle and with so many idle HTTP/2 connections (`ulimit -n` must allow
+    /// them)
+    #[arg(long, value_name = "CONNECTIONS")]
+    memory: Option<usize>,
 
     /// Only start the proxies and wait for Ctrl-C, for a profiler or another load tool
     #[arg(long)]
@@ -134,6 +140,16 @@ async fn compare(options: &Options) -> Result<bool, String> {
             options.only,
             scenario::names()
         ));
+    }
+    if let Some(connections) = options.memory {
+        let ours = contenders.iter().find(|contender| contender.name == "qdrant-router");
+        let small = scenarios.iter().find(|scenario| scenario.protocol == Protocol::Grpc);
+        let (Some(ours), Some(small)) = (ours, small) else {
+            return Err("qdrant-router or a scenario of gRPC is missing".to_owned());
+        };
+        backend.reply_with(small);
+        print!("{}", memory::measure(ours, small, connections).await?);
+        return Ok(true);
     }
     if options.hold {
         scenarios.iter().rev().for_each(|scenario| backend.reply_with(scenario));

@@ -61,6 +61,11 @@ use self::{
     observer::Observed,
     repeat::{Repeatable, asks_for_another, asks_for_pause},
 };
+#[cfg(feature = "internals")]
+pub(crate) use self::{
+    merge::{PartReply, merge},
+    parts::cut,
+};
 pub use self::{
     observer::{AttemptEnd, AttemptObserver, AttemptOutcome, AttemptStart, ObserveAttempts, Sending},
     repeat::{RetryWrites, RetryWritesError},

@@ -20,6 +20,9 @@ mod connect;
 pub mod dice;
 pub mod discovery;
 mod dispatch;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 pub mod request;
 pub mod route;
 mod service;

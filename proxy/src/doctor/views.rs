@@ -152,13 +152,15 @@ fn absentees(members: &[Member<'_>], in_dns: Option<usize>) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use qdrant_router::topology::Epoch;
 
     use super::*;
     use crate::doctor::Level;
 
     fn member(peer: PeerId, peers: &[PeerId], leader: Option<PeerId>, settled: bool) -> ClusterView {
-        let peers = peers.iter().map(|&peer| (peer, Some(format!("q-{peer}")))).collect();
+        let peers = Arc::new(peers.iter().map(|&peer| (peer, Some(format!("q-{peer}")))).collect());
         ClusterView { kind: ViewKind::Member { peer, peers, leader, settled }, epoch: Epoch::default() }
     }
 

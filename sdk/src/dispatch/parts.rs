@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     request::{Body, Call, Intent, Keys, Pieces, Points, Protocol, Scope},
-    route::{Plan, Split},
-    topology::{Collection, KeyGroup},
+    route::{Conditions, Plan, Split},
+    topology::{Collection, KeyGroup, Topology},
 };
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -91,24 +91,46 @@ impl Dispatcher {
         };
         let change = self.topology.change();
         let conditions = Now::of(self, &change, &job.snapshot, job.class, job.collection.as_deref());
-        let split = Split::of(intent, collection, &job.snapshot, &conditions)?;
-        let [scope] = &intent.scopes[..] else { return None };
-        let group = group(collection, &scope.keys)?;
-        let pieces = Pieces::of(call, body).ok()?;
-        let hashing = job.snapshot.hashing();
-        let hands: Vec<usize> =
-            pieces.ids.iter().map(|id| split.part_of(group, hashing, id)).collect::<Option<_>>()?;
-        let parts = split.parts.iter().enumerate().map(|(hand, shards)| {
-            let ids = pieces.ids.iter().zip(&hands).filter(|&(_, &held)| held == hand).map(|(&id, _)| id);
-            let scope = Scope { keys: scope.keys.clone(), points: Points::Ids(ids.collect()) };
-            let intent = Intent { scopes: smallvec![scope], ..*intent };
-            Part {
-                shards: shards.len(),
-                job: job.part(collection.clone(), intent, pieces.part(|i| hands[i] == hand)),
-            }
+        let shares = cut(call, body, intent, collection, &job.snapshot, &conditions)?;
+        let parts = shares.into_iter().map(|Share { shards, intent, body }| Part {
+            shards,
+            job: job.part(collection.clone(), intent, body),
         });
         Some(parts.collect())
     }
+}
+
+/// What one node gets of a write.
+#[derive(Debug)]
+pub(crate) struct Share {
+    shards: usize,
+    intent: Intent,
+    pub(crate) body: Bytes,
+}
+
+/// Cuts a write between its points, where that needs fewer requests in all.
+pub(crate) fn cut(
+    call: &Call,
+    body: &Bytes,
+    intent: &Intent,
+    collection: &Collection,
+    topology: &Topology,
+    conditions: &impl Conditions,
+) -> Option<Vec<Share>> {
+    let split = Split::of(intent, collection, topology, conditions)?;
+    let [scope] = &intent.scopes[..] else { return None };
+    let group = group(collection, &scope.keys)?;
+    let pieces = Pieces::of(call, body).ok()?;
+    let hashing = topology.hashing();
+    let hands: Vec<usize> =
+        pieces.ids.iter().map(|id| split.part_of(group, hashing, id)).collect::<Option<_>>()?;
+    let shares = split.parts.iter().enumerate().map(|(hand, shards)| {
+        let ids = pieces.ids.iter().zip(&hands).filter(|&(_, &held)| held == hand).map(|(&id, _)| id);
+        let scope = Scope { keys: scope.keys.clone(), points: Points::Ids(ids.collect()) };
+        let intent = Intent { scopes: smallvec![scope], ..*intent };
+        Share { shards: shards.len(), intent, body: pieces.part(|i| hands[i] == hand) }
+    });
+    Some(shares.collect())
 }
 
 fn group<'a>(collection: &'a Collection, keys: &Keys) -> Option<&'a KeyGroup> {

@@ -24,7 +24,6 @@ pub struct ResponseBody {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one is the common one")]
 enum Kind {
     Node(ReplyBody),
     /// Made here; gRPC ends with trailers.

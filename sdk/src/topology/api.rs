@@ -3,7 +3,7 @@
 //! These are the router's own requests. They travel over their own connections with the router's own
 //! key, which no client request can ever carry: the data path has no access to this module's client.
 
-use std::{collections::HashMap, fmt, future::Future, time::Duration};
+use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -71,7 +71,7 @@ pub enum ViewKind {
         /// The identity of the node that answered.
         peer: PeerId,
         /// All peers it knows, with the host of the URI each registered.
-        peers: HashMap<PeerId, Option<String>>,
+        peers: Arc<HashMap<PeerId, Option<String>>>,
         /// Who leads consensus, where it knows one.
         leader: Option<PeerId>,
         /// Whether everything committed is applied and consensus runs, so that what the node says of
@@ -375,7 +375,7 @@ impl From<ClusterStatus> for ClusterView {
         Self {
             kind: ViewKind::Member {
                 peer: member.peer_id,
-                peers,
+                peers: Arc::new(peers),
                 leader: member.raft_info.leader.filter(|&leader| leader != 0),
                 settled: working && member.raft_info.pending_operations == 0,
             },
@@ -421,7 +421,7 @@ mod tests {
             ClusterView {
                 kind: ViewKind::Member {
                     peer: 3_917_528_459_216_744,
-                    peers: HashMap::from(peers),
+                    peers: Arc::new(HashMap::from(peers)),
                     leader: None,
                     settled: false,
                 },

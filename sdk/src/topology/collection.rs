@@ -1,6 +1,6 @@
 //! Where the shards of one collection live.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::Deserialize;
 use smallvec::SmallVec;
@@ -22,8 +22,8 @@ pub enum ShardKey {
 pub struct Shard {
     /// Its id within the collection.
     pub id: ShardId,
-    /// Its key, with custom sharding.
-    pub key: Option<ShardKey>,
+    /// Its key, with custom sharding; shared by all shards of the key.
+    pub key: Option<Arc<ShardKey>>,
     /// All its replicas, whatever their state.
     pub replicas: SmallVec<[Replica; 3]>,
 }
@@ -118,16 +118,20 @@ impl Collection {
         transfers: usize,
     ) -> Self {
         shards.sort_by_key(|shard| shard.id);
-        let mut members: Vec<(Option<ShardKey>, Vec<ShardId>)> = Vec::new();
-        for shard in &shards {
+        shards.shrink_to_fit();
+        let mut members: Vec<(Option<Arc<ShardKey>>, Vec<ShardId>)> = Vec::new();
+        for shard in &mut shards {
             match members.iter_mut().find(|(key, _)| *key == shard.key) {
-                Some((_, ids)) => ids.push(shard.id),
+                Some((key, ids)) => {
+                    shard.key.clone_from(key);
+                    ids.push(shard.id);
+                }
                 None => members.push((shard.key.clone(), vec![shard.id])),
             }
         }
         let groups = members
             .into_iter()
-            .map(|(key, shards)| KeyGroup {
+            .map(|(key, mut shards)| KeyGroup {
                 ring: HashRing::new(shards.iter().copied()),
                 ring_without_target: resharding
                     .as_ref()
@@ -135,8 +139,11 @@ impl Collection {
                     .map(|resharding| {
                         HashRing::new(shards.iter().copied().filter(|&id| id != resharding.shard))
                     }),
-                key,
-                shards,
+                key: key.as_deref().cloned(),
+                shards: {
+                    shards.shrink_to_fit();
+                    shards
+                },
             })
             .collect();
         Self { epoch, shards, groups, resharding, transfers, max_points_per_write: None, is_strict: true }
@@ -257,7 +264,10 @@ impl ClusterInfo {
         for (id, key, replica) in rows {
             match shards.last_mut().filter(|shard| shard.id == id) {
                 Some(shard) => shard.replicas.push(replica),
-                None => shards.push(Shard { id, key, replicas: SmallVec::from_elem(replica, 1) }),
+                None => {
+                    let key = key.map(Arc::new);
+                    shards.push(Shard { id, key, replicas: SmallVec::from_elem(replica, 1) });
+                }
             }
         }
         let resharding =

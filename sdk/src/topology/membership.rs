@@ -12,6 +12,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -69,20 +70,52 @@ pub(super) struct Membership {
     pub(super) strangers: Vec<Address>,
 }
 
+/// The peers that a peer knows, with the host of each.
+pub(super) type Peers = HashMap<PeerId, Option<String>>;
+
 /// One address that said who it is.
 struct Peer<'a> {
     address: Address,
     member: &'a Member,
     id: PeerId,
-    peers: &'a HashMap<PeerId, Option<String>>,
+    peers: &'a Arc<Peers>,
     leader: Option<PeerId>,
     settled: bool,
     epoch: Epoch,
 }
 
+// === impl ClusterView ===
+
+impl ClusterView {
+    /// Has the view share its list of peers with the first of `known` that is like it, and returns that
+    /// list: a thousand nodes that each keep a list of a thousand would take more memory than all else.
+    pub(super) fn share_peers<'k>(
+        &mut self,
+        known: impl IntoIterator<Item = &'k Arc<Peers>>,
+    ) -> Option<Arc<Peers>> {
+        let ViewKind::Member { peers, .. } = &mut self.kind else { return None };
+        if let Some(known) = known.into_iter().find(|known| *known == peers) {
+            *peers = known.clone();
+        }
+        Some(peers.clone())
+    }
+
+    fn peers(&self) -> Option<&Arc<Peers>> {
+        match &self.kind {
+            ViewKind::Member { peers, .. } => Some(peers),
+            ViewKind::Standalone => None,
+        }
+    }
+}
+
 // === impl Member ===
 
 impl Member {
+    /// The peers that it last told.
+    pub(super) fn peers(&self) -> Option<&Arc<Peers>> {
+        self.view.as_ref()?.peers()
+    }
+
     /// Whether nothing has changed since `before` that the membership depends on.
     pub(super) fn is_like(&self, before: &Self) -> bool {
         let rest = |member: &Self| {
@@ -174,6 +207,16 @@ impl Membership {
     }
 }
 
+impl Membership {
+    /// Whether this node was among the nodes, as it is.
+    pub(super) fn has(&self, node: &Node) -> bool {
+        match self.nodes.binary_search_by_key(&node.peer, |node| node.peer) {
+            Ok(at) if node.peer.is_some() => self.nodes[at] == *node,
+            Ok(_) | Err(_) => self.nodes.contains(node),
+        }
+    }
+}
+
 impl<'a> Peer<'a> {
     fn of(address: Address, member: &'a Member) -> Option<Self> {
         let view = member.view.as_ref()?;
@@ -192,18 +235,56 @@ impl<'a> Peer<'a> {
     }
 }
 
+/// Peers that know the same peers: mostly all. A list is one object as long as it does not change, so that
+/// telling who agrees with whom takes no longer than there are peers.
+struct Mind<'a> {
+    list: &'a Arc<Peers>,
+    voices: Vec<PeerId>,
+    /// How many voices of each mind are in this one's list.
+    lists_of: Vec<usize>,
+}
+
+impl<'a> Mind<'a> {
+    fn all(peers: &[Peer<'a>]) -> Vec<Self> {
+        // Two addresses of one peer have one say.
+        let voices: BTreeMap<PeerId, &Peer<'a>> = peers.iter().map(|peer| (peer.id, peer)).collect();
+        let mut minds: Vec<Self> = Vec::new();
+        let mut at_of: HashMap<*const Peers, usize> = HashMap::new();
+        for peer in peers {
+            at_of.entry(Arc::as_ptr(peer.peers)).or_insert_with(|| {
+                minds.push(Self { list: peer.peers, voices: Vec::new(), lists_of: Vec::new() });
+                minds.len() - 1
+            });
+        }
+        for (&id, peer) in &voices {
+            if let Some(&at) = at_of.get(&Arc::as_ptr(peer.peers)) {
+                minds[at].voices.push(id);
+            }
+        }
+        for at in 0..minds.len() {
+            let list = minds[at].list;
+            let listed = |mind: &Self| mind.voices.iter().filter(|id| list.contains_key(id)).count();
+            minds[at].lists_of = minds.iter().map(listed).collect();
+        }
+        minds
+    }
+}
+
 /// The peer whose list of peers defines the cluster: it agrees mutually with the most others, was known
 /// before, and its view is the newest of those.
 ///
 /// Peers that do not answer keep their say, so that a pod of another cluster on the address of one that
 /// went does not become the cluster while the others are away for a moment.
 fn reference<'a>(peers: &'a [Peer<'a>], known: &[Node]) -> Option<&'a Peer<'a>> {
-    // Two addresses of one peer have one say.
-    let voices: BTreeMap<PeerId, &Peer<'_>> = peers.iter().map(|peer| (peer.id, peer)).collect();
+    let minds = Mind::all(peers);
     peers.iter().max_by_key(|peer| {
-        let agree =
-            |other: &&&Peer<'_>| peer.peers.contains_key(&other.id) && other.peers.contains_key(&peer.id);
-        let agreeing = voices.values().filter(agree).count();
+        let mine = minds.iter().find(|mind| Arc::ptr_eq(mind.list, peer.peers));
+        let agreeing: usize = minds
+            .iter()
+            .zip(mine.map(|mine| &mine.lists_of[..]).unwrap_or_default())
+            .filter(|(mind, _)| mind.list.contains_key(&peer.id))
+            .map(|(_, &listed)| listed)
+            .sum();
         let is_known = known.iter().any(|node| node.peer.is_some_and(|id| peer.peers.contains_key(&id)));
         (agreeing, is_known, peer.member.reachable, peer.settled, peer.epoch, peer.id)
     })
@@ -247,7 +328,12 @@ mod tests {
             listed: true,
             reachable: true,
             view: Some(ClusterView {
-                kind: ViewKind::Member { peer: id, peers: peers.collect(), leader: Some(1), settled: true },
+                kind: ViewKind::Member {
+                    peer: id,
+                    peers: Arc::new(peers.collect()),
+                    leader: Some(1),
+                    settled: true,
+                },
                 epoch: Epoch { term: 1, commit },
             }),
             progress: Progress { applied: Some(Epoch { term: 1, commit }), told: None },

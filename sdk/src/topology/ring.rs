@@ -7,6 +7,11 @@
 //!
 //! Only writes use the ring: Qdrant reads by id from every shard.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
+};
+
 use siphasher::sip::SipHasher24;
 
 use super::{Hashing, PointId, ShardId};
@@ -30,9 +35,22 @@ enum Repr {
     Empty,
     /// Every id belongs to the one shard, so no ring is kept.
     Single(ShardId),
-    /// Sorted by key.
-    Many(Box<[(u64, ShardId)]>),
+    /// Sorted by key; one for all collections with these shards.
+    Many(Arc<Nodes>),
 }
+
+type Nodes = [(u64, ShardId)];
+
+/// The rings in use, by their shards. Most collections have one of a few sets of shards, and a ring takes far
+/// more memory than all else that is known of its collection.
+#[derive(Debug, Default)]
+struct InUse {
+    rings: HashMap<Box<[ShardId]>, Weak<Nodes>>,
+    /// How many there may be before those that are no longer in use are dropped.
+    room: usize,
+}
+
+static IN_USE: LazyLock<Mutex<InUse>> = LazyLock::new(Mutex::default);
 
 // === impl HashRing ===
 
@@ -40,17 +58,20 @@ impl HashRing {
     /// Builds the ring over `shards`; their order does not matter.
     #[must_use]
     pub fn new(shards: impl IntoIterator<Item = ShardId>) -> Self {
-        let shards: Vec<ShardId> = shards.into_iter().collect();
+        let mut shards: Vec<ShardId> = shards.into_iter().collect();
+        shards.sort_unstable();
         Self(match shards[..] {
             [] => Repr::Empty,
             [shard] => Repr::Single(shard),
             _ => {
-                let mut nodes: Vec<(u64, ShardId)> = shards
-                    .iter()
-                    .flat_map(|&shard| (0..NODES_PER_SHARD).map(move |i| (node_key(shard, i), shard)))
-                    .collect();
-                nodes.sort_by_key(|&(key, _)| key);
-                Repr::Many(nodes.into_boxed_slice())
+                let in_use = || IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = in_use().find(&shards);
+                // Made without the lock: two at once make the same.
+                Repr::Many(known.unwrap_or_else(|| {
+                    let made = nodes(&shards);
+                    in_use().keep(shards, &made);
+                    made
+                }))
             }
         })
     }
@@ -74,6 +95,31 @@ impl HashRing {
             }
         }
     }
+}
+
+// === impl InUse ===
+
+impl InUse {
+    fn find(&self, shards: &[ShardId]) -> Option<Arc<Nodes>> {
+        self.rings.get(shards)?.upgrade()
+    }
+
+    fn keep(&mut self, shards: Vec<ShardId>, ring: &Arc<Nodes>) {
+        if self.rings.len() >= self.room {
+            self.rings.retain(|_, ring| ring.strong_count() > 0);
+            self.room = 2 * self.rings.len() + 16;
+        }
+        self.rings.insert(shards.into_boxed_slice(), Arc::downgrade(ring));
+    }
+}
+
+fn nodes(shards: &[ShardId]) -> Arc<Nodes> {
+    let mut nodes: Vec<(u64, ShardId)> = shards
+        .iter()
+        .flat_map(|&shard| (0..NODES_PER_SHARD).map(move |i| (node_key(shard, i), shard)))
+        .collect();
+    nodes.sort_by_key(|&(key, _)| key);
+    nodes.into()
 }
 
 fn node_key(shard: ShardId, index: u32) -> u64 {
@@ -211,6 +257,31 @@ mod tests {
         bytes.extend(0x550e_8400_e29b_41d4_a716_4466_5544_0000_u128.to_be_bytes());
         assert_eq!(point_key(Hashing::Deviating, &uuid), SipHasher24::new().hash(&bytes));
         assert_ne!(point_key(Hashing::Deviating, &uuid), point_key(Hashing::Stable, &uuid));
+    }
+
+    #[test]
+    fn the_same_shards_have_one_ring() {
+        let (first, second, other) =
+            (HashRing::new([3, 900, 17]), HashRing::new([17, 3, 900]), HashRing::new([3, 900]));
+        let (Repr::Many(first), Repr::Many(second), Repr::Many(other)) = (&first.0, &second.0, &other.0)
+        else {
+            panic!("rings of several shards");
+        };
+        assert!(Arc::ptr_eq(first, second));
+        assert!(!Arc::ptr_eq(first, other));
+    }
+
+    #[test]
+    fn rings_that_are_no_longer_in_use_are_dropped() {
+        let mut in_use = InUse::default();
+        let kept = nodes(&[0, 1]);
+        in_use.keep(vec![0, 1], &kept);
+        for shard in 2..1000 {
+            in_use.keep(vec![0, shard], &nodes(&[0, shard]));
+        }
+        assert!(in_use.rings.len() < 100, "{}", in_use.rings.len());
+        assert!(in_use.find(&[0, 1]).is_some_and(|ring| Arc::ptr_eq(&ring, &kept)));
+        assert!(in_use.find(&[0, 2]).is_none());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct Topology {
     pub(super) nodes: Arc<[Node]>,
     pub(super) fallback: Arc<[Address]>,
     pub(super) aliases: Arc<HashMap<String, String>>,
-    pub(super) collections: HashMap<Arc<str>, Lookup>,
+    pub(super) collections: Arc<HashMap<Arc<str>, Lookup>>,
     pub(super) applied: Applied,
     pub(super) hashing: Hashing,
 }
@@ -175,6 +175,17 @@ impl Topology {
             Lookup::Found(collection) => Some((&**name, collection)),
             Lookup::Absent(_) => None,
         })
+    }
+
+    /// Whether it tells the same as `other`, of which it was made.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let rest = |topology: &Self| (topology.epoch, topology.consensus_leader, topology.hashing);
+        rest(self) == rest(other)
+            && self.applied == other.applied
+            && self.nodes == other.nodes
+            && self.fallback == other.fallback
+            && Arc::ptr_eq(&self.aliases, &other.aliases)
+            && Arc::ptr_eq(&self.collections, &other.collections)
     }
 
     /// The aliases and the collections that they mean.

@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use tokio::{
     sync::{Notify, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::Instant,
 };
 
@@ -30,7 +30,7 @@ use super::{
     Address, ApiError, Change, ClusterApi, ClusterView, Epoch, Hashing, Lookup, Node, Topology, Version,
     ViewKind,
     fetch::{Batch, Fetched},
-    membership::{Member, Membership, Progress},
+    membership::{Member, Membership, Peers, Progress},
     snapshot::Applied,
 };
 use crate::{
@@ -154,7 +154,10 @@ struct Worker<A, O> {
     cluster: Vec<Node>,
     epoch: Option<Epoch>,
     aliases: (Option<Epoch>, Arc<HashMap<String, String>>),
-    collections: HashMap<Arc<str>, Lookup>,
+    /// Shared with the last snapshot until something of it changes.
+    collections: Arc<HashMap<Arc<str>, Lookup>>,
+    /// The peers that somebody told last.
+    peers: Arc<Peers>,
     /// What has changed since the last snapshot: an unchanged answer of a node costs next to nothing.
     changed: Changed,
 
@@ -223,7 +226,8 @@ impl TopologyHandle {
             cluster: Vec::new(),
             epoch: None,
             aliases: Default::default(),
-            collections: HashMap::new(),
+            collections: Arc::default(),
+            peers: Arc::default(),
             changed: Changed::default(),
             tasks: JoinSet::new(),
             probing: BTreeSet::new(),
@@ -388,23 +392,30 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             tokio::select! {
                 biased;
                 () = self.discovery.changed() => self.adopt_candidates(),
-                Some(event) = self.tasks.join_next() => match event {
-                    Ok(Event::Probed(address, asked_after, outcome)) => {
-                        self.probing.remove(&address);
-                        self.observe(address, asked_after, outcome);
-                        self.publish();
+                Some(event) = self.tasks.join_next() => {
+                    self.note(event);
+                    // Of many answers at once one topology is made.
+                    while let Some(event) = self.tasks.try_join_next() {
+                        self.note(event);
                     }
-                    Ok(Event::Versioned(address, outcome)) => {
-                        self.note_version(address, outcome);
-                        self.publish();
-                    }
-                    Ok(Event::Fetched(fetched)) => self.adopt_fetched(fetched),
-                    Err(error) => tracing::error!(%error, "a topology task ended early"),
-                },
+                    self.publish();
+                }
                 () = shared.wake.notified() => {}
                 () = tokio::time::sleep_until(due) => self.start_round(),
             }
             self.start_fetch();
+        }
+    }
+
+    fn note(&mut self, event: Result<Event, JoinError>) {
+        match event {
+            Ok(Event::Probed(address, asked_after, outcome)) => {
+                self.probing.remove(&address);
+                self.observe(address, asked_after, outcome);
+            }
+            Ok(Event::Versioned(address, outcome)) => self.note_version(address, outcome),
+            Ok(Event::Fetched(fetched)) => self.adopt_fetched(fetched),
+            Err(error) => tracing::error!(%error, "a topology task ended early"),
         }
     }
 
@@ -461,7 +472,10 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         let Some(member) = self.members.get_mut(&address) else { return };
         let before = member.clone();
         match outcome {
-            Ok(view) => {
+            Ok(mut view) => {
+                if let Some(peers) = view.share_peers(member.peers().into_iter().chain([&self.peers])) {
+                    self.peers = peers;
+                }
                 self.shared.heard.store(Arc::new(Some(Instant::now())));
                 let peer = |view: &ClusterView| match view.kind {
                     ViewKind::Standalone => None,
@@ -602,7 +616,6 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             }
         }
         self.observe(fetched.from, asked_after, fetched.after);
-        self.publish();
     }
 
     /// Lets requests for a collection that cannot be read go on without its placement. It counts as
@@ -631,10 +644,10 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         if !self.collections.contains_key(&*name) && alike().count() >= cap {
             let oldest = alike().min_by_key(|(_, other)| age(other)).map(|(name, _)| name.clone());
             if let Some(oldest) = oldest {
-                self.collections.remove(&oldest);
+                Arc::make_mut(&mut self.collections).remove(&oldest);
             }
         }
-        self.collections.insert(name.into(), lookup);
+        Arc::make_mut(&mut self.collections).insert(name.into(), lookup);
     }
 
     /// Publishes what is known, if it differs from the last snapshot.
@@ -653,16 +666,25 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             return;
         }
         self.changed = Changed::default();
-        self.shared.current.store(Arc::new(Topology {
+        let nodes = match *previous.nodes == *self.membership.nodes {
+            true => previous.nodes.clone(),
+            false => self.membership.nodes.clone().into(),
+        };
+        let topology = Topology {
             epoch: self.epoch,
             consensus_leader: self.membership.leader,
-            nodes: self.membership.nodes.clone().into(),
+            nodes,
             fallback: self.candidates.fallback.clone().into(),
             aliases: self.aliases.1.clone(),
             collections: self.collections.clone(),
             applied,
             hashing: Hashing::of(self.membership.nodes.iter().map(|node| node.version)),
-        }));
+        };
+        // Each of a thousand nodes that tell the same news makes a new membership, and no news.
+        if topology.is_like(&previous) && !first_survey {
+            return;
+        }
+        self.shared.current.store(Arc::new(topology));
         self.published.send_replace(());
     }
 
@@ -675,7 +697,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
                 tracing::warn!("all nodes belong to another cluster than before: starting from nothing");
                 self.epoch = None;
                 self.aliases = Default::default();
-                self.collections.clear();
+                self.collections = Arc::default();
                 self.changed.collections = true;
             } else {
                 let strangers = membership.nodes.iter().map(|node| node.address).collect();
@@ -687,7 +709,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         }
         // An older view never replaces a newer one.
         self.epoch = self.epoch.max(membership.epoch);
-        for node in membership.nodes.iter().filter(|node| !self.membership.nodes.contains(node)) {
+        for node in membership.nodes.iter().filter(|node| !self.membership.has(node)) {
             tracing::info!(address = %node.address, peer = node.peer, reachable = node.reachable, "node");
         }
         self.membership = membership;

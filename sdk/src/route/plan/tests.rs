@@ -50,7 +50,7 @@ type Row<'a> = (ShardId, Option<&'a str>, &'a [(PeerId, ReplicaState)]);
 fn collection(rows: &[Row<'_>]) -> Collection {
     let shards = rows.iter().map(|&(id, key, replicas)| Shard {
         id,
-        key: key.map(|key| ShardKey::Keyword(key.to_owned())),
+        key: key.map(|key| Arc::new(ShardKey::Keyword(key.to_owned()))),
         replicas: replicas.iter().map(|&(peer, state)| Replica { peer, state }).collect(),
     });
     Collection::new(Epoch { term: 1, commit: 1 }, shards.collect(), None, 0)

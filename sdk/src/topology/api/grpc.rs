@@ -116,7 +116,7 @@ mod tests {
         };
         let collection = ClusterInfo::from(reply).into_collection(Epoch::default());
         assert_eq!(collection.shards.len(), 2);
-        assert_eq!(collection.shards[1].key, Some(ShardKey::Keyword("a".to_owned())));
+        assert_eq!(collection.shards[1].key.as_deref(), Some(&ShardKey::Keyword("a".to_owned())));
         assert_eq!(collection.shards[1].replicas[0].state, ReplicaState::Dead);
     }
 }

@@ -92,7 +92,12 @@ impl ClusterApi for FakeCluster {
         self.lock().cluster_asked += 1;
         let node = self.find(address).await?;
         let peers = node.peers.iter().map(|&peer| (peer, Some(format!("q-{peer}.q-headless")))).collect();
-        let kind = ViewKind::Member { peer: node.peer, peers, leader: Some(1), settled: node.settled };
+        let kind = ViewKind::Member {
+            peer: node.peer,
+            peers: Arc::new(peers),
+            leader: Some(1),
+            settled: node.settled,
+        };
         Ok(ClusterView { kind, epoch: node.epoch })
     }
 
