@@ -36,23 +36,34 @@ const PATIENCE: Duration = Duration::from_millis(25);
 const DEADLINE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Feeds `requests` of what `generator` makes to the ports of the program.
-pub(crate) async fn attack(ports: [SocketAddr; 2], generator: Generator, requests: u64) {
+/// Feeds `requests` of what `generator` makes to the ports of the program, at most so many a second where
+/// `rate` says.
+pub(crate) async fn attack(
+    ports: [SocketAddr; 2],
+    generator: Generator,
+    requests: u64,
+    rate: Option<f64>,
+) {
     let source = Arc::new(Mutex::new((generator, 0)));
+    let began = Instant::now();
     let mut connections = JoinSet::new();
     for _ in 0..CONNECTIONS {
         let source = source.clone();
         connections.spawn(async move {
             loop {
-                let (port, case, reads) = {
+                let (port, case, reads, fed) = {
                     let (generator, fed) = &mut *source.lock().expect("a lock");
                     if *fed >= requests {
                         return;
                     }
                     let case = if generator.below(3) > 0 { generator.http1() } else { generator.http2() };
                     *fed += case.requests;
-                    (generator.any(&ports), case, generator.below(8) > 0)
+                    (generator.any(&ports), case, generator.below(8) > 0, *fed)
                 };
+                if let Some(rate) = rate {
+                    let due = began + Duration::from_secs_f64(fed as f64 / rate);
+                    tokio::time::sleep_until(due.into()).await;
+                }
                 feed(port, &case, reads).await;
             }
         });

@@ -36,7 +36,8 @@ async fn attackers() {
     let mut ports = ports.split(' ').map(|port| port.parse().expect("an address"));
     let ports = [ports.next().expect("of REST"), ports.next().expect("of gRPC")];
     let (requests, seed) = (number("QDRANT_ROUTER_HOSTILE", REQUESTS), number("QDRANT_ROUTER_SEED", SEED));
-    attack(ports, Generator::seeded(seed), requests).await;
+    let rate = number("QDRANT_ROUTER_HOSTILE_RATE", 0);
+    attack(ports, Generator::seeded(seed), requests, (rate > 0).then_some(rate as f64)).await;
 }
 
 fn number(variable: &str, default: u64) -> u64 {
