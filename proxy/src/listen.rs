@@ -19,13 +19,14 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::prompt::Prompt;
+use self::{prompt::Prompt, wary::Wary};
 use crate::{
     lifecycle::Proxy,
     workers::{Desk, Workers},
 };
 
 mod prompt;
+mod wary;
 
 /// The head of a request must have come within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -155,7 +156,7 @@ async fn serve_connection(
                 return;
             }
             let service = service_fn(move |request| answer(desk.clone(), request));
-            let tcp = Batched::new(tcp);
+            let tcp = Batched::new(Wary::new(tcp));
             let connection = server.serve_connection(TokioIo::new(tcp.clone()), service).into_owned();
             tcp.drive(watcher.watch(connection)).await
         }
@@ -168,7 +169,7 @@ async fn serve_connection(
                 _ => server.http1_only(),
             };
             let service = service_fn(move |request| answer(desk.clone(), request));
-            let stream = Batched::new(stream);
+            let stream = Batched::new(Wary::new(stream));
             let connection = server.serve_connection(TokioIo::new(stream.clone()), service).into_owned();
             stream.drive(watcher.watch(connection)).await
         }
