@@ -38,12 +38,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// Feeds `requests` of what `generator` makes to the ports of the program, at most so many a second where
 /// `rate` says.
-pub(crate) async fn attack(
-    ports: [SocketAddr; 2],
-    generator: Generator,
-    requests: u64,
-    rate: Option<f64>,
-) {
+pub(crate) async fn attack(ports: [SocketAddr; 2], generator: Generator, requests: u64, rate: Option<f64>) {
     let source = Arc::new(Mutex::new((generator, 0)));
     let began = Instant::now();
     let mut connections = JoinSet::new();
