@@ -20,9 +20,10 @@ pub use self::mode::{Routing, RoutingError};
 pub use self::plan::{Conditions, Local, Plan, Target, plan};
 pub(crate) use self::{shards::depth, split::Split};
 
-/// Why a request goes where it goes. A closed list: metrics, headers and tests see these names.
+/// Why a request goes where it goes. Metrics, headers and tests see these names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Reason {
     /// A node with a readable replica of every shard asked for.
     ReadableReplica,
@@ -74,7 +75,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: &[Self] = &[
         Self::ReadableReplica,
         Self::MostReplicas,
         Self::RouteAffinity,

@@ -66,7 +66,7 @@ impl Tally {
 impl Totals {
     /// The reasons that occurred, with their counts.
     pub(crate) fn reasons(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let names = Reason::ALL.into_iter().map(Reason::as_str).chain(["none"]);
+        let names = Reason::ALL.iter().copied().map(Reason::as_str).chain(["none"]);
         names.zip(self.reasons).filter(|&(_, count)| count > 0)
     }
 
@@ -84,6 +84,6 @@ impl Totals {
 }
 
 fn place(reason: Option<Reason>) -> usize {
-    let named = reason.and_then(|reason| Reason::ALL.into_iter().position(|other| other == reason));
+    let named = reason.and_then(|reason| Reason::ALL.iter().position(|&other| other == reason));
     named.unwrap_or(REASONS - 1)
 }

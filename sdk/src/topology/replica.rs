@@ -19,6 +19,7 @@ pub struct Replica {
 /// `ManualRecovery` in 1.17.0) and more may come: what has no name here is [`Unknown`](Self::Unknown)
 /// and is used for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ReplicaState {
     /// Healthy.
     Active,
@@ -50,7 +51,7 @@ pub enum ReplicaState {
 
 impl ReplicaState {
     /// All states that have a name.
-    pub const NAMED: [Self; 11] = [
+    pub const NAMED: &[Self] = &[
         Self::Active,
         Self::Dead,
         Self::Partial,
@@ -115,7 +116,7 @@ impl ReplicaState {
 
 impl From<&str> for ReplicaState {
     fn from(name: &str) -> Self {
-        Self::NAMED.into_iter().find(|state| state.as_str() == name).unwrap_or(Self::Unknown)
+        Self::NAMED.iter().copied().find(|state| state.as_str() == name).unwrap_or(Self::Unknown)
     }
 }
 

@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn states_have_the_same_names_in_both_protocols() {
-        for (at, named) in ReplicaState::NAMED.into_iter().enumerate() {
+        for (at, named) in ReplicaState::NAMED.iter().copied().enumerate() {
             let number = i32::try_from(at).expect("few");
             assert_eq!(state(number), named);
             let grpc = GrpcState::try_from(number).map(|state| format!("{state:?}"));
