@@ -1,7 +1,8 @@
 //! What strangers send on the wire: it is refused, or forwarded in one unambiguous form, and harms nobody
 //! else.
 //!
-//! `QDRANT_ROUTER_HOSTILE` says how many generated requests are sent, and `QDRANT_ROUTER_SEED` which.
+//! `QDRANT_ROUTER_HOSTILE` says how many generated requests are sent, `QDRANT_ROUTER_HOSTILE_RATE` how many a second,
+//! and `QDRANT_ROUTER_SEED` which.
 
 mod ambiguity;
 mod attack;
