@@ -42,12 +42,12 @@ fi
 echo "nameserver 127.0.0.1" > "$root/etc/resolv.conf"
 chmod 755 "$root"
 
-# Nobody listens at the node's address; the test is about the binary.
+# Nobody listens at the node's address; the test is about the binary. A container has variables of its own only.
 ip=127.9.63.3
 unshare --mount -- bash -euc '
     mount --bind "$0" "$0"
     mount -o remount,bind,ro "$0"
-    exec chroot --userspec=65532:65532 "$0" /qdrant-router serve --node 127.9.63.4 --upstream-tls \
+    exec env --ignore-environment "$(command -v chroot)" --userspec=65532:65532 "$0" /qdrant-router serve --node 127.9.63.4 --upstream-tls \
         --listen-rest "$1:6333" --listen-grpc "$1:6334" --listen-admin "$1:9633"
 ' "$root" "$ip" 2> "$log" &
 router=$!

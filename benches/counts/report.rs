@@ -2,8 +2,13 @@
 
 use crate::{Count, Counts, requests};
 
-/// How much more instructions than its baseline a case may take. Allocations may not become more.
-const TOLERANCE: f64 = 0.05;
+/// How much more instructions than its baseline a case may take: other processors have other copies of `memmove`.
+const TOLERANCE: f64 = 0.10;
+
+/// Allocations may not become more; but for whole requests by one, as what comes in one piece is a matter of timing.
+fn most_allocations(name: &str, known: u64) -> u64 {
+    known + u64::from(requests::ALL.iter().any(|request| request.name == name))
+}
 
 /// Prints the counts.
 ///
@@ -27,7 +32,9 @@ pub(crate) fn compare(counts: &Counts, baseline: &Counts) -> Result<(), String> 
         };
         let change = count.instructions as f64 / known.instructions.max(1) as f64 - 1.0;
         let verdict = match () {
-            () if change > TOLERANCE || count.allocations > known.allocations => "over",
+            () if change > TOLERANCE || count.allocations > most_allocations(name, known.allocations) => {
+                "over"
+            }
             () if change < -TOLERANCE || count.allocations < known.allocations => "under: renew",
             () => "",
         };
