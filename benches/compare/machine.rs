@@ -28,18 +28,18 @@ pub(crate) fn cpu(pid: u32) -> Duration {
 
 /// The memory that a process has resident now, and had at most, in KiB.
 pub(crate) fn memory(pid: u32) -> (u64, u64) {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-    };
-    (field("VmRSS:"), field("VmHWM:"))
+    (status(pid, "VmRSS:"), status(pid, "VmHWM:"))
 }
 
 /// What of the resident memory is the process's own, in KiB: the rest is its program's file, which the system shares.
 pub(crate) fn own_memory(pid: u32) -> u64 {
+    status(pid, "RssAnon:")
+}
+
+/// What the system tells of a process under this name; nothing where there is none.
+fn status(pid: u32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 

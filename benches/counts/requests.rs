@@ -49,35 +49,23 @@ enum What {
 
 /// Each with and without routing, one after the other.
 pub(crate) const ALL: [Request; 8] = [
-    Request { name: "request: REST query of 0.6 KB", what: What::RestQuery, routing: Routing::All },
-    Request {
-        name: "request: REST query of 0.6 KB, routing off",
-        what: What::RestQuery,
-        routing: Routing::Off,
-    },
-    Request { name: "request: REST upsert of 6 KB", what: What::RestUpsert, routing: Routing::All },
-    Request {
-        name: "request: REST upsert of 6 KB, routing off",
-        what: What::RestUpsert,
-        routing: Routing::Off,
-    },
-    Request { name: "request: gRPC query of 0.6 KB", what: What::GrpcQuery, routing: Routing::All },
-    Request {
-        name: "request: gRPC query of 0.6 KB, routing off",
-        what: What::GrpcQuery,
-        routing: Routing::Off,
-    },
-    Request { name: "request: gRPC upsert of 6 KB", what: What::GrpcUpsert, routing: Routing::All },
-    Request {
-        name: "request: gRPC upsert of 6 KB, routing off",
-        what: What::GrpcUpsert,
-        routing: Routing::Off,
-    },
+    Request::of("request: REST query of 0.6 KB", What::RestQuery, Routing::All),
+    Request::of("request: REST query of 0.6 KB, routing off", What::RestQuery, Routing::Off),
+    Request::of("request: REST upsert of 6 KB", What::RestUpsert, Routing::All),
+    Request::of("request: REST upsert of 6 KB, routing off", What::RestUpsert, Routing::Off),
+    Request::of("request: gRPC query of 0.6 KB", What::GrpcQuery, Routing::All),
+    Request::of("request: gRPC query of 0.6 KB, routing off", What::GrpcQuery, Routing::Off),
+    Request::of("request: gRPC upsert of 6 KB", What::GrpcUpsert, Routing::All),
+    Request::of("request: gRPC upsert of 6 KB, routing off", What::GrpcUpsert, Routing::Off),
 ];
 
 // === impl Request ===
 
 impl Request {
+    const fn of(name: &'static str, what: What, routing: Routing) -> Self {
+        Self { name, what, routing }
+    }
+
     /// Makes the request over and over, and returns the allocations of those that count.
     pub(crate) fn run(&self) -> Result<u64, String> {
         let scenario = self.scenario();

@@ -177,8 +177,8 @@ impl Balance {
     }
 
     /// Notes that the node at `address` could not answer a read of `collection`, or broke its answer off, and
-    /// that no other node is to blame for it. Some such answers in a row, with no good one in between, and it is spared for a time that doubles
-    /// while that goes on.
+    /// that no other node is to blame for it. Some such answers in a row, with no good one in between, and it
+    /// is spared for a time that doubles while that goes on.
     pub(crate) fn poor(&self, address: Address, collection: Option<&str>) {
         let node = self.node(address);
         if let Some(time) = node.sparing.poor(collection, node.clock()) {

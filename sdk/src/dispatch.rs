@@ -263,7 +263,7 @@ impl Dispatcher {
                 }
                 // It may answer yet, so it stays in the race.
                 Event::Hung => {
-                    if can_send_again && repeatable.allows(Sent::Unknown, unknown_outcomes + 1) {
+                    if may_repeat {
                         unknown_outcomes += 1;
                         next = Next::Attempt;
                     }
@@ -271,8 +271,7 @@ impl Dispatcher {
                 }
                 Event::Ended(plan, Ok((response, in_flight))) => {
                     let attempts = tried.len() - excluded;
-                    let is_poor = can_send_again
-                        && repeatable.allows(Sent::Unknown, unknown_outcomes + 1)
+                    let is_poor = may_repeat
                         && !matches!(job.placement, Placement::Local(_))
                         && asks_for_another(job.protocol, &response);
                     let is_read = job.class == Class::Read;

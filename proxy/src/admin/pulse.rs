@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::nodes::{self, Flow, NodeRow, per_second};
 use crate::{
     lifecycle::Proxy,
-    metrics::{Metrics, ObservedTotals, Totals},
+    metrics::{ObservedTotals, Totals},
 };
 
 /// Nodes in one pulse: those in trouble first, then those with the most traffic.
@@ -69,7 +69,7 @@ pub(super) struct Pulse {
     /// Which requests are routed: `off`, `observe`, `reads` or `all`.
     routing: String,
     /// What routing would have done; `null` unless it only observes.
-    observed: Option<Observed>,
+    observed: Option<ObservedTotals>,
     in_flight: usize,
     ejections: u64,
     hedges: u64,
@@ -89,16 +89,6 @@ struct Counts {
     repeats: u64,
     known_hops: u64,
     without_hop: u64,
-}
-
-/// Requests that were observed, since the start.
-#[derive(Debug, Serialize)]
-struct Observed {
-    requests: u64,
-    /// Internal RPCs expected of those of which they can be told, as they went,
-    unrouted_rpcs: f64,
-    /// and as they would have gone.
-    routed_rpcs: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -179,7 +169,7 @@ impl Window {
             usable_nodes: nodes.iter().filter(|node| node.state == "usable").count(),
             fallback: !snapshot.fallback().is_empty(),
             routing: router.routing().to_string(),
-            observed: (router.routing() == Routing::Observe).then(|| Observed::of(&proxy.metrics)),
+            observed: (router.routing() == Routing::Observe).then(|| proxy.metrics.observed_totals()),
             in_flight: snapshot.nodes().iter().map(|node| router.balance().in_flight(node.address)).sum(),
             ejections: router.balance().ejections(),
             hedges: router.hedges(),
@@ -206,15 +196,6 @@ impl Window {
         }
         self.samples.push_back(sample);
         Figures { pulse, nodes }
-    }
-}
-
-// === impl Observed ===
-
-impl Observed {
-    fn of(metrics: &Metrics) -> Self {
-        let ObservedTotals { requests, unrouted_rpcs, routed_rpcs } = metrics.observed_totals();
-        Self { requests, unrouted_rpcs, routed_rpcs }
     }
 }
 

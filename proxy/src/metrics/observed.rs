@@ -11,6 +11,7 @@ use qdrant_router::{
     Routed,
     route::{Explanation, Reason},
 };
+use serde::Serialize;
 
 /// The counters of requests that were observed.
 #[derive(Debug, Default)]
@@ -28,8 +29,8 @@ struct Sum {
     routed_rpcs: Counter<f64, AtomicU64>,
 }
 
-/// What was counted up to one moment.
-#[derive(Clone, Copy, Debug, Default)]
+/// What was counted since the start, as the dashboard is told it.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct ObservedTotals {
     /// Requests that were observed.
     pub(crate) requests: u64,

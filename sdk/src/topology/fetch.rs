@@ -22,11 +22,11 @@ const AT_ONCE: usize = 8;
 /// long enough for both.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// and how many are asked for one batch.
+/// Nodes that are asked for one batch.
 const MOST_NODES: usize = 3;
 
 /// What is wanted.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Batch {
     /// Where the nodes stand that are asked.
     pub(super) epoch: Epoch,
@@ -42,7 +42,6 @@ pub(super) struct Batch {
 pub(super) struct Fetched {
     /// Who told.
     pub(super) from: Address,
-    pub(super) batch: Batch,
     pub(super) aliases: Option<HashMap<String, String>>,
     /// By the name under which each is stored.
     pub(super) collections: Vec<(String, Result<Option<Collection>, ApiError>)>,
@@ -54,7 +53,7 @@ pub(super) struct Fetched {
 
 impl Batch {
     /// Asks one of `nodes`, of which there is at least one, and others where it does not answer in time.
-    pub(super) async fn fetch<A: ClusterApi>(self, api: &A, nodes: &[Address]) -> Fetched {
+    pub(super) async fn fetch<A: ClusterApi>(&self, api: &A, nodes: &[Address]) -> Fetched {
         let mut others = nodes.iter().skip(1).take(MOST_NODES - 1);
         let mut asked = FuturesUnordered::new();
         asked.push(self.ask(api, nodes[0]));
@@ -76,19 +75,12 @@ impl Batch {
     /// now: if its epoch has moved meanwhile, the placements count as of the earlier epoch and are fetched
     /// again when traffic next needs them.
     async fn ask<A: ClusterApi>(&self, api: &A, from: Address) -> Fetched {
-        let batch = self.clone();
         let new_aliases = match self.known_aliases {
             Some(_) => None,
             None => match api.aliases(from).await {
                 Ok(aliases) => Some(aliases),
                 Err(error) => {
-                    return Fetched {
-                        from,
-                        batch,
-                        aliases: None,
-                        collections: Vec::new(),
-                        after: Err(error),
-                    };
+                    return Fetched { from, aliases: None, collections: Vec::new(), after: Err(error) };
                 }
             },
         };
@@ -104,7 +96,7 @@ impl Batch {
             .collect()
             .await;
         let after = api.cluster(from).await;
-        Fetched { from, batch, aliases: new_aliases, collections, after }
+        Fetched { from, aliases: new_aliases, collections, after }
     }
 }
 

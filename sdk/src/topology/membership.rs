@@ -205,9 +205,7 @@ impl Membership {
             .collect();
         Self { nodes, epoch, leader, freshest, strangers }
     }
-}
 
-impl Membership {
     /// Whether this node was among the nodes, as it is.
     pub(super) fn has(&self, node: &Node) -> bool {
         match self.nodes.binary_search_by_key(&node.peer, |node| node.peer) {

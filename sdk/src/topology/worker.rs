@@ -127,7 +127,7 @@ enum Event {
     /// With the number of the newest change when the node was asked.
     Probed(Address, u64, Result<ClusterView, ApiError>),
     Versioned(Address, Result<Version, ApiError>),
-    Fetched(Fetched),
+    Fetched(Batch, Fetched),
 }
 
 /// Parts of the topology that a snapshot must be made anew for.
@@ -414,7 +414,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
                 self.observe(address, asked_after, outcome);
             }
             Ok(Event::Versioned(address, outcome)) => self.note_version(address, outcome),
-            Ok(Event::Fetched(fetched)) => self.adopt_fetched(fetched),
+            Ok(Event::Fetched(batch, fetched)) => self.adopt_fetched(batch, fetched),
             Err(error) => tracing::error!(%error, "a topology task ended early"),
         }
     }
@@ -585,12 +585,15 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         self.fetching = true;
         let asked_after = self.shared.change.load().number;
         let batch = Batch { epoch, names, known_aliases, asked_after };
-        self.tasks.spawn(async move { Event::Fetched(batch.fetch(&*api, &nodes).await) });
+        self.tasks.spawn(async move {
+            let fetched = batch.fetch(&*api, &nodes).await;
+            Event::Fetched(batch, fetched)
+        });
     }
 
-    fn adopt_fetched(&mut self, fetched: Fetched) {
+    fn adopt_fetched(&mut self, batch: Batch, fetched: Fetched) {
         self.fetching = false;
-        let Batch { epoch, names, asked_after, .. } = fetched.batch;
+        let Batch { epoch, names, asked_after, .. } = batch;
         if let Some(aliases) = fetched.aliases {
             let aliases = if *self.aliases.1 == aliases { self.aliases.1.clone() } else { Arc::new(aliases) };
             self.aliases = (Some(epoch), aliases);
