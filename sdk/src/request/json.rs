@@ -1,6 +1,6 @@
 //! Peeks at JSON bodies: shard keys and point ids, and nothing else is decoded.
 //!
-//! Vectors and payloads are skipped token by token without recursion, so neither their size nor
+//! Vectors and payloads are skipped without recursion and without a look at their numbers, so neither their size nor
 //! their depth costs memory. A body that Qdrant would refuse may be understood here and the other way
 //! round; either way Qdrant has the last word, because the body is forwarded as it came.
 
@@ -8,12 +8,16 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{self, Visitor},
 };
 use smallvec::{SmallVec, smallvec};
 
 use super::{Depth, Keys, NotUnderstood, Points, Scope};
 use crate::topology::{PointId, ShardKey};
+
+mod scan;
+
+pub(super) use self::scan::{Scan, is_space};
 
 /// Where a body keeps what matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,8 @@ pub(crate) enum Layout {
     Location,
 }
 
+type Result<T> = std::result::Result<T, NotUnderstood>;
+
 /// The name of the snapshot at `location`, where that is a file of the node's own.
 pub(super) fn file(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
@@ -51,75 +57,90 @@ pub(super) fn file(body: &[u8]) -> Option<String> {
 }
 
 /// The scopes of a body, looked at no deeper than `depth`.
-pub(super) fn scopes(
-    layout: Layout,
-    body: &[u8],
-    depth: Depth,
-) -> Result<SmallVec<[Scope; 1]>, NotUnderstood> {
+pub(super) fn scopes(layout: Layout, body: &[u8], depth: Depth) -> Result<SmallVec<[Scope; 1]>> {
     if depth == Depth::default() || layout == Layout::Nothing {
         return Ok(smallvec![Scope::EVERYTHING]);
     }
-    match layout {
-        Layout::Nothing | Layout::Location => Ok(smallvec![Scope::EVERYTHING]),
-        Layout::Key | Layout::Retrieve => Ok(smallvec![parse::<Keyed>(body)?.into()]),
-        Layout::Searches => Ok(parse::<Searches>(body)?.searches.into_iter().map(Scope::from).collect()),
-        Layout::Points | Layout::Selector | Layout::VectorSelector => {
-            if !depth.ids {
-                return Ok(smallvec![parse::<Keyed>(body)?.into()]);
-            }
-            Ok(smallvec![parse::<Document>(body)?.scope(layout)?])
+    let mut scan = Scan::new(body);
+    let scopes = match layout {
+        Layout::Nothing | Layout::Location => smallvec![Scope::EVERYTHING],
+        Layout::Key | Layout::Retrieve => smallvec![keyed(&mut scan)?],
+        Layout::Searches => each_of(&mut scan, b"searches", keyed)?,
+        Layout::Points | Layout::Selector | Layout::VectorSelector if !depth.ids => {
+            smallvec![keyed(&mut scan)?]
         }
-        Layout::Operations => parse::<Operations>(body)?
-            .operations
-            .into_iter()
-            .map(|Operation { layout, document }| document.scope(layout))
-            .collect(),
+        Layout::Points | Layout::Selector | Layout::VectorSelector => {
+            smallvec![Document::take(&mut scan)?.scope(layout)?]
+        }
+        Layout::Operations => each_of(&mut scan, b"operations", operation)?,
+    };
+    scan.end().map(|()| scopes)
+}
+
+pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T> {
+    serde_json::from_slice(json).map_err(|_| NotUnderstood)
+}
+
+/// Puts into `place` what `take` takes, unless something is there: no key stands twice.
+pub(super) fn once<T>(place: &mut Option<T>, take: impl FnOnce() -> Result<T>) -> Result<()> {
+    if place.is_some() {
+        return Err(NotUnderstood);
     }
+    *place = Some(take()?);
+    Ok(())
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, NotUnderstood> {
-    serde_json::from_slice(body).map_err(|_| NotUnderstood)
+/// An object of which `shard_key` alone matters.
+fn keyed(scan: &mut Scan<'_>) -> Result<Scope> {
+    let mut keys = None;
+    scan.object(|key, scan| match key {
+        b"shard_key" => once(&mut keys, || shard_keys(scan)),
+        _ => scan.value().map(drop),
+    })?;
+    Ok(Scope { keys: keys.unwrap_or(Keys::Unspecified), points: Points::All })
 }
 
-#[derive(Deserialize)]
-struct Keyed {
-    #[serde(default)]
-    shard_key: Option<KeySelector>,
+/// What `take` takes of each element of the list `name`.
+fn each_of(
+    scan: &mut Scan<'_>,
+    name: &[u8],
+    take: impl Fn(&mut Scan<'_>) -> Result<Scope>,
+) -> Result<SmallVec<[Scope; 1]>> {
+    let mut scopes = None;
+    scan.object(|key, scan| match key {
+        key if key == name => once(&mut scopes, || list(scan, &take)),
+        _ => scan.value().map(drop),
+    })?;
+    scopes.ok_or(NotUnderstood).map(SmallVec::from_vec)
 }
 
-#[derive(Deserialize)]
-struct Searches {
-    searches: Vec<Keyed>,
+/// An object of one key that names the operation.
+fn operation(scan: &mut Scan<'_>) -> Result<Scope> {
+    let mut scope = None;
+    scan.object(|key, scan| {
+        let layout = match key {
+            b"upsert" | b"update_vectors" => Layout::Points,
+            b"delete" | b"set_payload" | b"overwrite_payload" | b"delete_payload" | b"clear_payload" => {
+                Layout::Selector
+            }
+            b"delete_vectors" => Layout::VectorSelector,
+            _ => return Err(NotUnderstood),
+        };
+        once(&mut scope, || Document::take(scan)?.scope(layout))
+    })?;
+    scope.ok_or(NotUnderstood)
 }
 
-#[derive(Deserialize)]
+/// What an operation on points says of where it works.
+#[derive(Default)]
 struct Document {
-    #[serde(default)]
-    shard_key: Option<KeySelector>,
-    #[serde(default)]
-    points: Option<Vec<PointRef>>,
-    #[serde(default)]
-    batch: Option<Columns>,
-    #[serde(default)]
-    filter: Option<IgnoredAny>,
+    keys: Option<Keys>,
+    points: Option<Vec<PointId>>,
+    columns: Option<Vec<PointId>>,
+    filter: Option<()>,
 }
 
-#[derive(Deserialize)]
-struct Columns {
-    ids: Vec<PointRef>,
-}
-
-#[derive(Deserialize)]
-struct Operations {
-    operations: Vec<Operation>,
-}
-
-struct Operation {
-    layout: Layout,
-    document: Document,
-}
-
-/// A point id, alone or as the `id` of an object.
+/// A point id.
 pub(super) struct PointRef(pub(super) PointId);
 
 #[derive(Deserialize)]
@@ -130,136 +151,102 @@ enum KeySelector {
     WithFallback { target: ShardKey, fallback: ShardKey },
 }
 
-// === impl KeySelector ===
-
-impl KeySelector {
-    fn into_keys(selector: Option<Self>) -> Keys {
-        match selector {
-            None => Keys::Unspecified,
-            Some(Self::One(key)) => Keys::Any(vec![key]),
-            Some(Self::Several(keys)) => Keys::Any(keys),
-            Some(Self::WithFallback { target, fallback }) => Keys::WithFallback { target, fallback },
-        }
-    }
+fn shard_keys(scan: &mut Scan<'_>) -> Result<Keys> {
+    Ok(match parse::<Option<KeySelector>>(scan.value()?)? {
+        None => Keys::Unspecified,
+        Some(KeySelector::One(key)) => Keys::Any(vec![key]),
+        Some(KeySelector::Several(keys)) => Keys::Any(keys),
+        Some(KeySelector::WithFallback { target, fallback }) => Keys::WithFallback { target, fallback },
+    })
 }
 
-impl From<Keyed> for Scope {
-    fn from(keyed: Keyed) -> Self {
-        Self { keys: KeySelector::into_keys(keyed.shard_key), points: Points::All }
+/// A point id, alone or as the `id` of an object.
+fn point(scan: &mut Scan<'_>) -> Result<PointId> {
+    if scan.peek() != Some(b'{') {
+        return id(scan);
     }
+    let mut found = None;
+    scan.object(|key, scan| match key {
+        b"id" => once(&mut found, || id(scan)),
+        _ => scan.value().map(drop),
+    })?;
+    found.ok_or(NotUnderstood)
+}
+
+pub(super) fn id(scan: &mut Scan<'_>) -> Result<PointId> {
+    parse::<PointRef>(scan.value()?).map(|id| id.0)
+}
+
+/// An array of what `take` takes.
+pub(super) fn list<T>(scan: &mut Scan<'_>, take: impl Fn(&mut Scan<'_>) -> Result<T>) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    scan.array(|scan| {
+        all.push(take(scan)?);
+        Ok(())
+    })?;
+    Ok(all)
 }
 
 // === impl Document ===
 
 impl Document {
-    fn scope(self, layout: Layout) -> Result<Scope, NotUnderstood> {
-        let ids = |points: Vec<PointRef>| Points::Ids(points.into_iter().map(|point| point.0).collect());
-        let points = match (layout, self.points, self.batch, self.filter) {
-            (Layout::VectorSelector, _, _, Some(_)) => Points::All,
-            (_, Some(points), None, _) => ids(points),
-            (Layout::Points, None, Some(columns), _) => ids(columns.ids),
-            (Layout::Selector, None, None, Some(_)) => Points::All,
+    fn take(scan: &mut Scan<'_>) -> Result<Self> {
+        let mut document = Self::default();
+        scan.object(|key, scan| match key {
+            b"shard_key" => once(&mut document.keys, || shard_keys(scan)),
+            b"points" | b"batch" | b"filter" if scan.null() => Ok(()),
+            b"points" => once(&mut document.points, || list(scan, point)),
+            b"batch" => once(&mut document.columns, || columns(scan)),
+            b"filter" => once(&mut document.filter, || scan.value().map(drop)),
+            _ => scan.value().map(drop),
+        })?;
+        Ok(document)
+    }
+
+    fn scope(self, layout: Layout) -> Result<Scope> {
+        let points = match (layout, self.points, self.columns, self.filter) {
+            (Layout::VectorSelector, _, _, Some(())) => Points::All,
+            (_, Some(ids), None, _) | (Layout::Points, None, Some(ids), _) => Points::Ids(ids),
+            (Layout::Selector, None, None, Some(())) => Points::All,
             _ => return Err(NotUnderstood),
         };
-        Ok(Scope { keys: KeySelector::into_keys(self.shard_key), points })
+        Ok(Scope { keys: self.keys.unwrap_or(Keys::Unspecified), points })
     }
 }
 
-// === impl Operation ===
-
-impl<'de> Deserialize<'de> for Operation {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneKey;
-
-        impl<'de> Visitor<'de> for OneKey {
-            type Value = Operation;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of one key that names the operation")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Operation, A::Error> {
-                #[derive(Deserialize)]
-                #[serde(rename_all = "snake_case")]
-                enum Kind {
-                    Upsert,
-                    Delete,
-                    SetPayload,
-                    OverwritePayload,
-                    DeletePayload,
-                    ClearPayload,
-                    UpdateVectors,
-                    DeleteVectors,
-                }
-
-                let kind = map.next_key()?.ok_or_else(|| de::Error::custom("no operation"))?;
-                let layout = match kind {
-                    Kind::Upsert | Kind::UpdateVectors => Layout::Points,
-                    Kind::Delete | Kind::SetPayload | Kind::OverwritePayload => Layout::Selector,
-                    Kind::DeletePayload | Kind::ClearPayload => Layout::Selector,
-                    Kind::DeleteVectors => Layout::VectorSelector,
-                };
-                let document = map.next_value()?;
-                match map.next_key::<IgnoredAny>()? {
-                    None => Ok(Operation { layout, document }),
-                    Some(_) => Err(de::Error::custom("more than one operation")),
-                }
-            }
-        }
-
-        deserializer.deserialize_map(OneKey)
-    }
+/// The ids of the columnar form.
+fn columns(scan: &mut Scan<'_>) -> Result<Vec<PointId>> {
+    let mut ids = None;
+    scan.object(|key, scan| match key {
+        b"ids" => once(&mut ids, || list(scan, id)),
+        _ => scan.value().map(drop),
+    })?;
+    ids.ok_or(NotUnderstood)
 }
 
 // === impl PointRef ===
 
 impl<'de> Deserialize<'de> for PointRef {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct IdOrPoint;
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Id;
 
-        impl<'de> Visitor<'de> for IdOrPoint {
+        impl Visitor<'_> for Id {
             type Value = PointRef;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a point id, or a point")
+                f.write_str("a point id")
             }
 
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<PointRef, E> {
+            fn visit_u64<E: de::Error>(self, number: u64) -> std::result::Result<PointRef, E> {
                 Ok(PointRef(PointId::Num(number)))
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<PointRef, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<PointRef, E> {
                 PointId::from_body_str(text).map(PointRef).ok_or_else(|| E::custom("not a UUID"))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PointRef, A::Error> {
-                #[derive(Deserialize)]
-                #[serde(field_identifier, rename_all = "snake_case")]
-                enum Field {
-                    Id,
-                    #[serde(other)]
-                    Other,
-                }
-
-                let mut found = None;
-                while let Some(field) = map.next_key()? {
-                    match field {
-                        Field::Id if found.is_some() => return Err(de::Error::duplicate_field("id")),
-                        Field::Id => found = Some(map.next_value()?),
-                        Field::Other => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                }
-                found.ok_or_else(|| de::Error::missing_field("id"))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<PointRef, A::Error> {
-                Err(de::Error::custom("not a point id"))
             }
         }
 
-        deserializer.deserialize_any(IdOrPoint)
+        deserializer.deserialize_any(Id)
     }
 }
 

@@ -1,19 +1,22 @@
 //! Cutting JSON.
+//!
+//! A part that is taken while another is refused would leave half of a write that Qdrant refuses as a whole. So a body
+//! is cut only if all of it is JSON, and its points are alike.
 
-use std::{collections::HashMap, ops::Range};
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
 
-use super::{
-    super::{
-        NotUnderstood,
-        json::{Layout, PointRef},
-    },
-    span,
+use super::super::{
+    NotUnderstood,
+    json::{self, Layout, Scan, once, parse},
 };
 use crate::topology::PointId;
+
+mod vector;
+
+use self::vector::Shape;
 
 /// A list in the body with one element per point.
 #[derive(Clone, Debug)]
@@ -23,27 +26,10 @@ pub(super) struct List {
     elements: Vec<Range<usize>>,
 }
 
-#[derive(Deserialize)]
-struct Document<'a> {
-    #[serde(borrow, default)]
-    points: Option<Vec<&'a RawValue>>,
-    #[serde(borrow, default)]
-    batch: Option<Columns<'a>>,
-}
-
-/// The columnar form of an upsert: ids, vectors and payloads side by side.
-#[derive(Deserialize)]
-struct Columns<'a> {
-    #[serde(borrow)]
-    ids: Vec<&'a RawValue>,
-    #[serde(borrow)]
-    vectors: &'a RawValue,
-    #[serde(borrow, default)]
-    payloads: Option<Vec<&'a RawValue>>,
-}
+type Result<T> = std::result::Result<T, NotUnderstood>;
 
 /// The ids, and every list that has an element per point, in the order of the body.
-pub(super) fn cut(layout: Layout, body: &[u8]) -> Result<(Vec<PointId>, Vec<List>), NotUnderstood> {
+pub(super) fn cut(layout: Layout, body: &[u8]) -> Result<(Vec<PointId>, Vec<List>)> {
     match layout {
         Layout::Points | Layout::Selector | Layout::VectorSelector => {}
         Layout::Nothing
@@ -55,102 +41,107 @@ pub(super) fn cut(layout: Layout, body: &[u8]) -> Result<(Vec<PointId>, Vec<List
             return Err(NotUnderstood);
         }
     }
-    let document: Document<'_> = serde_json::from_slice(body).map_err(|_| NotUnderstood)?;
-    match (document.points, document.batch) {
-        (Some(points), None) => {
-            let ids = match layout {
-                Layout::Points => structs(&points)?,
-                _ => points.iter().map(|id| Ok(parse::<PointRef>(id)?.0)).collect::<Result<_, _>>()?,
-            };
-            Ok((ids, vec![List::of(body, &points)]))
-        }
-        (None, Some(columns)) if layout == Layout::Points => {
-            let ids: Vec<PointRef> = columns.ids.iter().map(|id| parse(id)).collect::<Result<_, _>>()?;
-            let mut lists = vectors(body, columns.vectors)?;
-            lists.push(List::of(body, &columns.ids));
-            if let Some(payloads) = columns.payloads {
-                lists.push(List::of(body, &payloads));
-            }
-            if lists.iter().any(|list| list.elements.len() != ids.len()) {
-                return Err(NotUnderstood);
-            }
-            lists.sort_by_key(|list| list.inside.start);
-            Ok((ids.into_iter().map(|id| id.0).collect(), lists))
-        }
+    std::str::from_utf8(body).map_err(|_| NotUnderstood)?;
+    let (mut points, mut columns) = (None, None);
+    let mut scan = Scan::new(body);
+    scan.object(|key, scan| match key {
+        b"points" | b"batch" if scan.null() => Ok(()),
+        b"points" if layout == Layout::Points => once(&mut points, || structs(scan)),
+        b"points" => once(&mut points, || ids(scan)),
+        b"batch" if layout == Layout::Points => once(&mut columns, || self::columns(scan)),
+        _ => check(scan.value()?),
+    })?;
+    scan.end()?;
+    match (points, columns) {
+        (Some((ids, list)), None) => Ok((ids, vec![list])),
+        (None, Some(columns)) => Ok(columns),
         _ => Err(NotUnderstood),
     }
 }
 
-/// The ids of points, which must be alike.
-fn structs(points: &[&RawValue]) -> Result<Vec<PointId>, NotUnderstood> {
-    let points: Vec<Point<'_>> = points.iter().map(|point| parse(point)).collect::<Result<_, _>>()?;
-    points.iter().map(|point| point.payload).try_for_each(check_payload)?;
-    check_shapes(&points.iter().map(|point| point.vector).collect::<Vec<_>>())?;
-    Ok(points.into_iter().map(|point| point.id.0).collect())
+/// A list of ids.
+fn ids(scan: &mut Scan<'_>) -> Result<(Vec<PointId>, List)> {
+    let mut ids = Vec::new();
+    let list = List::take(scan, |id| {
+        ids.push(json::id(&mut Scan::new(id))?);
+        Ok(())
+    })?;
+    Ok((ids, list))
+}
+
+/// A list of points, which must be alike.
+fn structs(scan: &mut Scan<'_>) -> Result<(Vec<PointId>, List)> {
+    let (mut ids, mut alike) = (Vec::new(), Alike::default());
+    let list = List::take(scan, |point| {
+        let (mut id, mut vector, mut payload) = (None, None, None);
+        let mut scan = Scan::new(point);
+        scan.object(|key, scan| match key {
+            b"id" => once(&mut id, || json::id(scan)),
+            b"vector" => once(&mut vector, || Shape::of(scan.value()?)),
+            b"payload" => once(&mut payload, || check_payload(scan.value()?)),
+            _ => check(scan.value()?),
+        })?;
+        scan.end()?;
+        ids.push(id.ok_or(NotUnderstood)?);
+        alike.add(vector.unwrap_or(Shape::NOTHING))
+    })?;
+    Ok((ids, list))
+}
+
+/// The columnar form of an upsert: ids, vectors and payloads side by side.
+fn columns(scan: &mut Scan<'_>) -> Result<(Vec<PointId>, Vec<List>)> {
+    let (mut ids, mut vectors, mut payloads) = (None, None, None);
+    scan.object(|key, scan| match key {
+        b"ids" => once(&mut ids, || self::ids(scan)),
+        b"vectors" => once(&mut vectors, || self::vectors(scan)),
+        b"payloads" if scan.null() => Ok(()),
+        b"payloads" => once(&mut payloads, || List::take(scan, check_payload)),
+        _ => check(scan.value()?),
+    })?;
+    let (Some((ids, list)), Some(mut lists)) = (ids, vectors) else { return Err(NotUnderstood) };
+    lists.push(list);
+    lists.extend(payloads);
+    if lists.iter().any(|list| list.elements.len() != ids.len()) {
+        return Err(NotUnderstood);
+    }
+    lists.sort_by_key(|list| list.inside.start);
+    Ok((ids, lists))
 }
 
 /// `vectors` of the columnar form: one list, or one list for each named vector.
-fn vectors(body: &[u8], vectors: &RawValue) -> Result<Vec<List>, NotUnderstood> {
-    let column = |list: &RawValue| {
-        let elements: Vec<&RawValue> = parse(list)?;
-        check_shapes(&elements.iter().copied().map(Some).collect::<Vec<_>>())?;
-        Ok(List::of(body, &elements))
+fn vectors(scan: &mut Scan<'_>) -> Result<Vec<List>> {
+    let column = |scan: &mut Scan<'_>| {
+        let mut alike = Alike::default();
+        List::take(scan, |vector| alike.add(Shape::of(vector)?))
     };
-    if vectors.get().starts_with('[') {
-        return Ok(vec![column(vectors)?]);
+    if scan.peek() == Some(b'[') {
+        return Ok(vec![column(scan)?]);
     }
-    let named: HashMap<String, &RawValue> = parse(vectors)?;
-    named.into_values().map(column).collect()
-}
-
-/// What must be alike in the points of a request that is dealt out.
-#[derive(Deserialize)]
-struct Point<'a> {
-    id: PointRef,
-    #[serde(borrow, default)]
-    vector: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    payload: Option<&'a RawValue>,
-}
-
-fn check_payload(payload: Option<&RawValue>) -> Result<(), NotUnderstood> {
-    let is_object = |payload: &RawValue| payload.get().starts_with('{');
-    if payload.is_none_or(is_object) { Ok(()) } else { Err(NotUnderstood) }
+    let mut columns = Vec::new();
+    scan.object(|_, scan| {
+        columns.push(column(scan)?);
+        Ok(())
+    })?;
+    Ok(columns)
 }
 
 /// Qdrant refuses a request as a whole for one point with a vector that does not fit. In parts, the
 /// other parts would be taken. Points whose vectors have the same shape are all right or all wrong.
-fn check_shapes(vectors: &[Option<&RawValue>]) -> Result<(), NotUnderstood> {
-    let dense = |vector: &Option<&RawValue>| dense_length(vector.map_or("", RawValue::get));
-    if let Some(length @ Some(_)) = vectors.first().map(dense)
-        && vectors.iter().all(|vector| dense(vector) == length)
-    {
-        return Ok(());
+#[derive(Debug, Default)]
+struct Alike(Option<Shape>);
+
+impl Alike {
+    fn add(&mut self, shape: Shape) -> Result<()> {
+        if *self.0.get_or_insert_with(|| shape.clone()) == shape { Ok(()) } else { Err(NotUnderstood) }
     }
-    let shape = |vector: Option<&'_ RawValue>| shape(vector.map_or("", RawValue::get)).collect::<Vec<u8>>();
-    let Some(first) = vectors.first().map(|&vector| shape(vector)) else { return Ok(()) };
-    let is_alike = |vector: &&RawValue| self::shape(vector.get()).eq(first.iter().copied());
-    let alike = vectors.iter().all(|vector| vector.as_ref().map_or(first.is_empty(), is_alike));
-    if alike { Ok(()) } else { Err(NotUnderstood) }
 }
 
-/// The length of a vector that is a plain list of numbers.
-fn dense_length(vector: &str) -> Option<usize> {
-    let inside = vector.strip_prefix('[')?.strip_suffix(']')?;
-    let (mut commas, mut is_other) = (0, false);
-    for byte in inside.bytes() {
-        commas += usize::from(byte == b',');
-        // Of the letters, only the exponent's is part of a number; `true` and `null` have others.
-        is_other |= matches!(byte, b'[' | b'{' | b'"' | b'a'..=b'd' | b'f'..=b'z');
-    }
-    (!is_other && !inside.trim_ascii().is_empty()).then_some(commas + 1)
+fn check(value: &[u8]) -> Result<()> {
+    parse::<IgnoredAny>(value).map(drop)
 }
 
-/// The text of a vector without its numbers and white space.
-fn shape(vector: &str) -> impl Iterator<Item = u8> {
-    vector.bytes().filter(|byte| {
-        !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E' | b' ' | b'\n' | b'\r' | b'\t')
-    })
+fn check_payload(payload: &[u8]) -> Result<()> {
+    if payload == b"null" || payload.starts_with(b"{") { check(payload) } else { Err(NotUnderstood) }
 }
 
 /// The body with only those elements of each list that `keeps` names.
@@ -173,15 +164,17 @@ pub(super) fn part(body: &[u8], lists: &[List], keeps: impl Fn(usize) -> bool) -
 }
 
 impl List {
-    fn of(body: &[u8], elements: &[&RawValue]) -> Self {
-        let elements: Vec<Range<usize>> =
-            elements.iter().map(|element| span(body, element.get().as_bytes())).collect();
-        let start = elements.first().map_or(0, |first| first.start);
+    /// Takes a list, and has `look` look at each of its elements.
+    fn take<'a>(scan: &mut Scan<'a>, mut look: impl FnMut(&'a [u8]) -> Result<()>) -> Result<Self> {
+        let mut elements = Vec::new();
+        scan.array(|scan| {
+            let element = scan.value()?;
+            look(element)?;
+            elements.push(scan.before(element));
+            Ok(())
+        })?;
+        let start = elements.first().map_or(0, |first: &Range<usize>| first.start);
         let end = elements.last().map_or(0, |last| last.end);
-        Self { inside: start..end, elements }
+        Ok(Self { inside: start..end, elements })
     }
-}
-
-fn parse<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Result<T, NotUnderstood> {
-    serde_json::from_str(value.get()).map_err(|_| NotUnderstood)
 }

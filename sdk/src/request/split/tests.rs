@@ -78,6 +78,12 @@ fn what_cannot_be_dealt_out_is_left_whole() {
         (rest(&Method::PUT, ""), r#"{"batch":{"ids":[1,2],"vectors":[[1]]}}"#),
         (rest(&Method::PUT, ""), r#"{"points":[{"id":1}],"batch":{"ids":[1],"vectors":[[1]]}}"#),
         (rest(&Method::PUT, ""), r#"{"points":[{"id":1.5},{"id":2}]}"#),
+        (rest(&Method::PUT, ""), r#"{"points":[{"id":1,"vector":[1]},{"id":2,"vector":[1}]}"#),
+        (rest(&Method::PUT, ""), r#"{"points":[{"id":1,"vector":[1]},{"id":2,"vector":[01]}]}"#),
+        (rest(&Method::PUT, ""), r#"{"points":[{"id":1,"payload":{"a":nil}},{"id":2,"payload":{}}]}"#),
+        (rest(&Method::PUT, ""), r#"{"points":[{"id":1,"payload":{}},{"id":2,"payload":{},"payload":{}}]}"#),
+        (rest(&Method::PUT, ""), r#"{"points":[{"id":1},{"id":2}],"wait":yes}"#),
+        (rest(&Method::POST, "/delete"), r#"{"points":[1,2]}]"#),
         (rest(&Method::PUT, ""), "nonsense"),
     ] {
         assert!(Pieces::of(&call, &Bytes::from(body)).is_err(), "{body}");
@@ -94,6 +100,7 @@ fn points_that_are_not_alike_go_whole() {
     for odd_one in [
         json!({ "id": 2, "vector": { "a": [3, 4, 5] } }),
         json!({ "id": 2, "vector": { "b": [3, 4] } }),
+        json!({ "id": 2, "vector": { "a1": [3, 4] } }),
         json!({ "id": 2, "vector": [3, 4] }),
         json!({ "id": 2, "vector": { "a": [3, "4"] } }),
         json!({ "id": 2, "vector": { "a": [3, true] } }),

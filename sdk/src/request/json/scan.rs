@@ -1,0 +1,238 @@
+//! Walking over JSON without reading it.
+//!
+//! What is skipped costs a search for the next quote or bracket, not a look at each number: nearly all of a body of
+//! Qdrant is vectors. For that, skipped values are only told apart, not checked.
+
+use std::ops::Range;
+
+use memchr::{memchr2, memchr3};
+
+use super::NotUnderstood;
+
+/// A place in a text, before a value.
+#[derive(Clone, Debug)]
+pub(crate) struct Scan<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+type Result<T> = std::result::Result<T, NotUnderstood>;
+
+impl<'a> Scan<'a> {
+    pub(crate) fn new(text: &'a [u8]) -> Self {
+        Self { text, at: 0 }
+    }
+
+    /// Takes an object, and has `member` take the value of each of its keys.
+    pub(crate) fn object(&mut self, mut member: impl FnMut(&'a [u8], &mut Self) -> Result<()>) -> Result<()> {
+        self.expect(b'{')?;
+        if self.take(b'}') {
+            return Ok(());
+        }
+        loop {
+            self.expect(b'"')?;
+            let start = self.at;
+            self.skip_text()?;
+            let key = &self.text[start..self.at - 1];
+            // The same key can be written in many ways, and nobody does.
+            if key.contains(&b'\\') {
+                return Err(NotUnderstood);
+            }
+            self.expect(b':')?;
+            member(key, self)?;
+            if !self.take(b',') {
+                return self.expect(b'}');
+            }
+        }
+    }
+
+    /// Takes an array, and has `element` take each of its values.
+    pub(crate) fn array(&mut self, mut element: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        self.expect(b'[')?;
+        if self.take(b']') {
+            return Ok(());
+        }
+        loop {
+            element(self)?;
+            if !self.take(b',') {
+                return self.expect(b']');
+            }
+        }
+    }
+
+    /// Takes a value of any kind, and returns its text.
+    pub(crate) fn value(&mut self) -> Result<&'a [u8]> {
+        let first = self.peek().ok_or(NotUnderstood)?;
+        let start = self.at;
+        self.at += 1;
+        match first {
+            b'"' => self.skip_text()?,
+            b'[' => self.skip_nested(b'[', b']')?,
+            b'{' => self.skip_nested(b'{', b'}')?,
+            b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
+                let is_over = |byte: &u8| matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+                let rest = &self.text[self.at..];
+                self.at += rest.iter().position(is_over).unwrap_or(rest.len());
+            }
+            _ => return Err(NotUnderstood),
+        }
+        Ok(&self.text[start..self.at])
+    }
+
+    /// Where the value lies that has just been taken.
+    pub(crate) fn before(&self, value: &[u8]) -> Range<usize> {
+        self.at - value.len()..self.at
+    }
+
+    /// Takes `null`, if that is the value.
+    pub(crate) fn null(&mut self) -> bool {
+        let is_null = self.peek() == Some(b'n');
+        is_null && self.value() == Ok(b"null")
+    }
+
+    /// The first byte of the value.
+    pub(crate) fn peek(&mut self) -> Option<u8> {
+        while let Some(&byte) = self.text.get(self.at) {
+            if !is_space(byte) {
+                return Some(byte);
+            }
+            self.at += 1;
+        }
+        None
+    }
+
+    /// Nothing is left.
+    pub(crate) fn end(mut self) -> Result<()> {
+        if self.peek().is_none() { Ok(()) } else { Err(NotUnderstood) }
+    }
+
+    fn take(&mut self, wanted: u8) -> bool {
+        let is_there = self.peek() == Some(wanted);
+        self.at += usize::from(is_there);
+        is_there
+    }
+
+    fn expect(&mut self, wanted: u8) -> Result<()> {
+        if self.take(wanted) { Ok(()) } else { Err(NotUnderstood) }
+    }
+
+    /// Goes to the end of a text, of which the opening quote is behind.
+    fn skip_text(&mut self) -> Result<()> {
+        loop {
+            let found = memchr2(b'"', b'\\', &self.text[self.at..]).ok_or(NotUnderstood)?;
+            self.at += found + 1;
+            if self.text[self.at - 1] == b'"' {
+                return Ok(());
+            }
+            // What is escaped is no end.
+            if self.at == self.text.len() {
+                return Err(NotUnderstood);
+            }
+            self.at += 1;
+        }
+    }
+
+    /// Goes to the end of an array or object that has been opened. Brackets of the other kind lie within it in pairs,
+    /// so they need not be looked at.
+    fn skip_nested(&mut self, open: u8, close: u8) -> Result<()> {
+        let mut depth = 1;
+        while depth > 0 {
+            let found = memchr3(b'"', open, close, &self.text[self.at..]).ok_or(NotUnderstood)?;
+            self.at += found + 1;
+            match self.text[self.at - 1] {
+                b'"' => self.skip_text()?,
+                byte if byte == open => depth += 1,
+                _ => depth -= 1,
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: &[u8]) -> &str {
+        std::str::from_utf8(bytes).expect("text")
+    }
+
+    fn members(json: &str) -> Result<Vec<(&str, &str)>> {
+        let (mut scan, mut found) = (Scan::new(json.as_bytes()), Vec::new());
+        scan.object(|key, scan| {
+            found.push((text(key), text(scan.value()?)));
+            Ok(())
+        })?;
+        scan.end().map(|()| found)
+    }
+
+    #[test]
+    fn members_are_told_apart_whatever_is_in_them() {
+        assert_eq!(
+            members(r#" { "a" : [1, [2], {"x":"]"}] , "b":{"c":"}\"}\\"} ,"":"\\","d":-1e5 , "e":null} "#),
+            Ok(vec![
+                ("a", r#"[1, [2], {"x":"]"}]"#),
+                ("b", r#"{"c":"}\"}\\"}"#),
+                ("", r#""\\""#),
+                ("d", "-1e5"),
+                ("e", "null"),
+            ])
+        );
+        assert_eq!(members("{}"), Ok(vec![]));
+    }
+
+    #[test]
+    fn every_end_is_found_whole_or_not_at_all() {
+        let json = r#"{"a":[{"b":"\"]"},[0.5,{}]],"c":"d\\"}"#;
+        assert!(members(json).is_ok());
+        for length in 0..json.len() {
+            assert_eq!(members(&json[..length]), Err(NotUnderstood), "{}", &json[..length]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_not_understood() {
+        for json in [
+            "",
+            "[]",
+            "{,}",
+            r#"{"a"}"#,
+            r#"{"a":}"#,
+            r#"{"a":1,}"#,
+            r#"{"a":1 2}"#,
+            r#"{a:1}"#,
+            r#"{"a":+1}"#,
+            r#"{"a":]}"#,
+            r#"{"a":1}}"#,
+            r#"{"a":1} {}"#,
+            r#"{"\u0061":1}"#,
+            "{\"a\":\u{c}1}",
+        ] {
+            assert_eq!(members(json), Err(NotUnderstood), "{json}");
+        }
+    }
+
+    #[test]
+    fn elements_come_in_their_order() {
+        let elements = |json: &'static str| {
+            let (mut scan, mut found) = (Scan::new(json.as_bytes()), Vec::new());
+            scan.array(|scan| {
+                found.push(if scan.null() { "nothing" } else { text(scan.value()?) });
+                Ok(())
+            })?;
+            scan.end().map(|()| found)
+        };
+        assert_eq!(
+            elements(r#"[ 1 ,"a,b" , null,[],[ 2 ] ]"#),
+            Ok(vec!["1", r#""a,b""#, "nothing", "[]", "[ 2 ]"])
+        );
+        assert_eq!(elements(" [ ] "), Ok(vec![]));
+        for json in ["[", "[1", "[1,]", "[1 2]", "[,1]", "{}", "[nul]]"] {
+            assert_eq!(elements(json), Err(NotUnderstood), "{json}");
+        }
+    }
+}

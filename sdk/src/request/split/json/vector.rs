@@ -1,0 +1,189 @@
+//! What vectors in JSON have in common.
+
+use super::super::super::{
+    NotUnderstood,
+    json::{is_space, parse},
+};
+
+/// More than two digits of an exponent may be a number that Qdrant refuses, and so may as many bytes.
+const MAX_EXPONENT_DIGITS: usize = 2;
+const MAX_NUMBER_BYTES: usize = 64;
+
+/// A vector without its numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// A list of so many numbers.
+    Dense(usize),
+    /// Something else: its text without numbers and white space.
+    Other(Vec<u8>),
+}
+
+impl Shape {
+    /// Of a point without a vector.
+    pub(super) const NOTHING: Self = Self::Other(Vec::new());
+
+    /// Of this vector, all of which is looked at.
+    pub(super) fn of(vector: &[u8]) -> Result<Self, NotUnderstood> {
+        if let Some(length) = dense_length(vector) {
+            return Ok(Self::Dense(length));
+        }
+        parse::<serde::de::IgnoredAny>(vector)?;
+        if vector == b"null" {
+            return Ok(Self::NOTHING);
+        }
+        Ok(Self::Other(without_numbers(vector)))
+    }
+}
+
+/// The length of a list of numbers and nothing else.
+fn dense_length(vector: &[u8]) -> Option<usize> {
+    let mut at = usize::from(vector.first() == Some(&b'['));
+    let mut length = 0;
+    while at > 0 {
+        at = after_number(vector, after_space(vector, at))?;
+        length += 1;
+        at = after_space(vector, at);
+        match vector.get(at)? {
+            b',' => at += 1,
+            b']' if at + 1 == vector.len() => return Some(length),
+            _ => return None,
+        }
+    }
+    None
+}
+
+fn without_numbers(json: &[u8]) -> Vec<u8> {
+    let (mut is_text, mut is_escaped) = (false, false);
+    let mut is_kept = |byte: u8| {
+        let is_number = byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
+        let was_text = is_text;
+        is_text ^= byte == b'"' && !is_escaped;
+        is_escaped = was_text && byte == b'\\' && !is_escaped;
+        was_text || !is_number && !is_space(byte)
+    };
+    json.iter().copied().filter(|&byte| is_kept(byte)).collect()
+}
+
+fn after_space(text: &[u8], mut at: usize) -> usize {
+    while text.get(at).copied().is_some_and(is_space) {
+        at += 1;
+    }
+    at
+}
+
+fn after_number(text: &[u8], start: usize) -> Option<usize> {
+    let whole = start + usize::from(text.get(start) == Some(&b'-'));
+    let mut at = after_digits(text, whole);
+    // A number begins with a digit, and with a zero only where that is all of the whole.
+    if at == whole || (at > whole + 1 && text[whole] == b'0') {
+        return None;
+    }
+    if text.get(at) == Some(&b'.') {
+        let fraction = at + 1;
+        at = after_digits(text, fraction);
+        if at == fraction {
+            return None;
+        }
+    }
+    if let Some(b'e' | b'E') = text.get(at) {
+        let exponent = at + 1 + usize::from(matches!(text.get(at + 1), Some(b'+' | b'-')));
+        at = after_digits(text, exponent);
+        if at == exponent || at > exponent + MAX_EXPONENT_DIGITS {
+            return None;
+        }
+    }
+    (at - start <= MAX_NUMBER_BYTES).then_some(at)
+}
+
+/// Eight bytes are looked at at a time.
+fn after_digits(text: &[u8], mut at: usize) -> usize {
+    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    const ZEROS: u64 = 0x3030_3030_3030_3030;
+    const CARRY: u64 = 0x0606_0606_0606_0606;
+    while let Some(eight) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let eight = u64::from_le_bytes(*eight);
+        // A digit is 0x30 to 0x39, so that six more does not reach 0x40.
+        if eight & HIGH != ZEROS || (eight + CARRY) & HIGH != ZEROS {
+            break;
+        }
+        at += 8;
+    }
+    while text.get(at).is_some_and(u8::is_ascii_digit) {
+        at += 1;
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_numbers_have_a_length() {
+        for (vector, length) in [
+            ("[1]", 1),
+            ("[0,-0,10,-1.5,0.25e3,1E-45,2e+07]", 7),
+            ("[ 1 ,\n\t2.0\r, 3 ]", 3),
+            ("[12345678,123456789,0.12345678,-0.1234567890123456789]", 4),
+        ] {
+            assert_eq!(Shape::of(vector.as_bytes()), Ok(Shape::Dense(length)), "{vector}");
+        }
+    }
+
+    #[test]
+    fn other_vectors_have_their_own_shape() {
+        for (vector, shape) in [
+            ("[]", "[]"),
+            ("[[1.5, 2], [3,4]]", "[[,],[,]]"),
+            (
+                r#"{"e 1": [1], "\"2\\": {"indices": [1], "values": [0.5]}}"#,
+                r#"{"e 1":[],"\"2\\":{"indices":[],"values":[]}}"#,
+            ),
+            ("[null, 1]", "[null,]"),
+            ("[1e400]", "[]"),
+            ("[true]", "[tru]"),
+            ("null", ""),
+        ] {
+            assert_eq!(Shape::of(vector.as_bytes()), Ok(Shape::Other(shape.as_bytes().to_vec())), "{vector}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_has_no_shape() {
+        for vector in [
+            "",
+            "[",
+            "1,2",
+            "[1",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "[01]",
+            "[1.]",
+            "[.5]",
+            "[+1]",
+            "[1e]",
+            "[1e+]",
+            "[--1]",
+            "[1]]",
+            "[1:2]",
+            "[1;2]",
+            "[12345678:1]",
+            "[0x10]",
+            "[1\u{b}]",
+        ] {
+            assert_eq!(Shape::of(vector.as_bytes()), Err(NotUnderstood), "{vector}");
+        }
+    }
+
+    #[test]
+    fn digits_end_where_they_end() {
+        for byte in 0..=255_u8 {
+            for length in 0..20 {
+                let text = [vec![b'7'; length], vec![byte], vec![b'7'; 9]].concat();
+                let expected = if byte.is_ascii_digit() { text.len() } else { length };
+                assert_eq!(after_digits(&text, 0), expected, "{length} digits, then {byte}");
+            }
+        }
+    }
+}
