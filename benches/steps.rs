@@ -7,7 +7,7 @@ use http::{Method, Response, Uri};
 use qdrant_router::{
     internals,
     request::{Action, Call, Depth, Intent, Keys, Points, Protocol, Scope},
-    route::{Conditions, Target, plan},
+    route::{Conditions, Fitness, Target, plan},
     topology::{Address, HashRing, Lookup, PointId, Replica, ReplicaState, Topology, WriteOrdering, leader},
 };
 use smallvec::smallvec;
@@ -26,8 +26,8 @@ pub(crate) struct Step {
 struct Calm;
 
 impl Conditions for Calm {
-    fn is_usable(&self, _: Address) -> bool {
-        true
+    fn fitness(&self, _: Address) -> Fitness {
+        Fitness::Fit
     }
 
     fn load(&self, _: Address) -> u64 {

@@ -22,7 +22,7 @@ use rustc_hash::FxBuildHasher;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    route::Conditions,
+    route::{Conditions, Fitness},
     topology::{Address, Observer},
 };
 
@@ -136,9 +136,15 @@ impl Balance {
         self.reads.settle();
     }
 
-    /// Whether the node at `address` is to be spared the reads of `collection`.
-    pub(crate) fn spares_reads(&self, address: Address, collection: &str) -> bool {
-        self.nodes.get(&address).is_some_and(|node| node.sparing.spares_reads(collection, || node.clock()))
+    /// Whether the node at `address` takes requests, and reads of the collection `reads` in particular.
+    pub(crate) fn fitness_for(&self, address: Address, reads: Option<&str>) -> Fitness {
+        let Some(node) = self.nodes.get(&address) else { return Fitness::Fit };
+        let spares = |collection| node.sparing.spares_reads(collection, || node.clock());
+        match node.ejected.load(Ordering::Relaxed) {
+            true => Fitness::Out,
+            false if node.is_spared() || reads.is_some_and(spares) => Fitness::Spared,
+            false => Fitness::Fit,
+        }
     }
 
     /// The addresses that have given no sign of life for `silence`, though requests wait there.
@@ -228,12 +234,8 @@ impl Default for Balance {
 }
 
 impl Conditions for Balance {
-    fn is_usable(&self, address: Address) -> bool {
-        self.nodes.get(&address).is_none_or(|node| !node.ejected.load(Ordering::Relaxed) && !node.is_spared())
-    }
-
-    fn is_alive(&self, address: Address) -> bool {
-        self.nodes.get(&address).is_none_or(|node| !node.ejected.load(Ordering::Relaxed))
+    fn fitness(&self, address: Address) -> Fitness {
+        self.fitness_for(address, None)
     }
 
     fn load(&self, address: Address) -> u64 {

@@ -23,7 +23,7 @@ use crate::{
     dice::Dice,
     discovery::DiscoveryHandle,
     request::{Body, Class, Intent, Protocol, Repeat},
-    route::{Conditions, Local, Plan, Reason, Target, plan},
+    route::{Conditions, Fitness, Local, Plan, Reason, Target, plan},
     topology::{Address, Change, Collection, PeerId, Topology, TopologyHandle},
     transport::{Outgoing, SendError, Sent, Transport},
 };
@@ -457,13 +457,8 @@ impl<'a> Now<'a> {
 }
 
 impl Conditions for Now<'_> {
-    fn is_usable(&self, address: Address) -> bool {
-        self.balance.is_usable(address)
-            && !self.reads.is_some_and(|collection| self.balance.spares_reads(address, collection))
-    }
-
-    fn is_alive(&self, address: Address) -> bool {
-        self.balance.is_alive(address)
+    fn fitness(&self, address: Address) -> Fitness {
+        self.balance.fitness_for(address, self.reads)
     }
 
     fn load(&self, address: Address) -> u64 {

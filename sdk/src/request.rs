@@ -6,7 +6,7 @@
 //! which ordering. Nothing is looked for that cannot change the decision, vectors and payloads are
 //! never decoded, and a body that is not understood is forwarded as it is.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{Method, Uri};
 use smallvec::{SmallVec, smallvec};
@@ -90,7 +90,7 @@ pub struct Call {
     /// Its route: a path with placeholders (REST), or the full name of an RPC; `unknown` where it has none.
     pub operation: &'static str,
     /// The collection, where the path names it (REST).
-    collection: Option<String>,
+    collection: Option<Arc<str>>,
     /// The shard, where the path names one (REST).
     shard: Option<ShardId>,
     /// The point, where the path names one (REST).
@@ -267,6 +267,14 @@ impl Call {
         match self.layout {
             Layout::Grpc(method) => grpc::collection(method, body),
             Layout::Rest(_) | Layout::Nothing => self.collection.as_deref(),
+        }
+    }
+
+    /// The same, to be kept.
+    pub(crate) fn shared_collection(&self, body: &[u8]) -> Option<Arc<str>> {
+        match self.layout {
+            Layout::Grpc(method) => grpc::collection(method, body).map(Arc::from),
+            Layout::Rest(_) | Layout::Nothing => self.collection.clone(),
         }
     }
 

@@ -17,7 +17,7 @@ pub(crate) use self::explain::candidates;
 pub use self::explain::{Candidate, Explanation, Part};
 pub(crate) use self::mode::Way;
 pub use self::mode::{Routing, RoutingError};
-pub use self::plan::{Conditions, Local, Plan, Target, plan};
+pub use self::plan::{Conditions, Fitness, Local, Plan, Target, plan};
 pub(crate) use self::{shards::depth, split::Split};
 
 /// Why a request goes where it goes. Metrics, headers and tests see these names.

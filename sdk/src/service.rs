@@ -18,7 +18,7 @@ use crate::{
     balance::Balance,
     dispatch::{
         Admission, Answer, Credentials, DirectAnswer, Dispatcher, Failure, Gathered, Job, Merged, Placement,
-        Reply, RetryWrites, RetryWritesError, deadline, refuse,
+        Reply, RetryWrites, deadline, refuse,
     },
     request::{BoxError, Call, Class, Protocol},
     route::{Explanation, Plan, Reason, Routing},
@@ -31,18 +31,17 @@ mod builder;
 mod explain;
 mod placement;
 mod response;
+mod wishes;
 
-use self::placement::{NodePin, Prepared, known_nodes};
 pub use self::{
     builder::{BuildError, RouterBuilder},
     explain::{ExplainError, Question},
     response::ResponseBody,
 };
-
-const EXPLAIN: HeaderName = HeaderName::from_static("x-qdrant-router-explain");
-
-/// Says for one request which writes may be repeated: `never`, `idempotent` or `always`.
-const RETRY_WRITES: HeaderName = HeaderName::from_static("x-qdrant-router-retry-writes");
+use self::{
+    placement::{Prepared, known_nodes},
+    wishes::Wishes,
+};
 
 /// Sends each request straight to the node that holds its data.
 ///
@@ -199,7 +198,6 @@ impl Router {
         B::Error: Into<BoxError>,
     {
         let (mut head, body) = request.into_parts();
-        let explain = head.headers.remove(EXPLAIN).is_some_and(|value| value == "1");
         let protocol = Protocol::of(&head.headers);
         let call = Call::of(protocol, &head.method, &head.uri);
         let mut routed = Routed::unanswered(&call);
@@ -211,12 +209,12 @@ impl Router {
             return (refuse(protocol, &Failure::Overloaded).map(ResponseBody::local), routed);
         };
         let deadline = if protocol == Protocol::Grpc { deadline(&head.headers) } else { None };
-        let pin = NodePin::take(&mut head.headers);
-        let retry_writes = match retry_writes(&mut head.headers) {
-            Ok(wish) => wish.unwrap_or(self.0.retry_writes),
+        let Wishes { explain, retry_writes, placing } = match Wishes::take(&mut head.headers) {
+            Ok(wishes) => wishes,
             Err(failure) => return (refuse(protocol, &failure).map(ResponseBody::local), routed),
         };
-        let prepared = match self.0.prepare(&call, pin, &head.headers, body, Some(&mut admitted)).await {
+        let retry_writes = retry_writes.unwrap_or(self.0.retry_writes);
+        let prepared = match self.0.prepare(&call, placing, &head.headers, body, Some(&mut admitted)).await {
             Ok(prepared) => prepared,
             Err(failure) => {
                 let failure = Box::pin(self.explained(failure, &head.headers)).await;
@@ -369,16 +367,6 @@ fn has_path(method: &Method, uri: &Uri) -> bool {
     match uri.path() {
         "*" => *method == Method::OPTIONS,
         path => *method != Method::CONNECT && path.starts_with('/'),
-    }
-}
-
-/// What the request itself allows, taken off it.
-fn retry_writes(headers: &mut HeaderMap) -> Result<Option<RetryWrites>, Failure> {
-    let Some(wish) = headers.remove(RETRY_WRITES) else { return Ok(None) };
-    let wish = String::from_utf8_lossy(wish.as_bytes());
-    match wish.parse() {
-        Ok(policy) => Ok(Some(policy)),
-        Err(RetryWritesError) => Err(Failure::UnknownPolicy(wish.into_owned())),
     }
 }
 

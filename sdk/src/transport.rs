@@ -16,9 +16,10 @@ use std::{
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use http::{HeaderMap, HeaderName, Method, Response, Uri, header};
+use http::{HeaderMap, HeaderName, Method, Response, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use rustc_hash::FxBuildHasher;
+use smallvec::SmallVec;
 
 use crate::{
     connect::{Dialer, Tls},
@@ -278,37 +279,30 @@ impl From<BrokenAnswer> for SendError {
 
 // === headers of one connection ===
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
 /// Whether a header of a request says nothing beyond the connection that it came by: each connection has its own host,
 /// and its own way to say that a body is welcome.
 fn is_of_one_connection(name: &HeaderName) -> bool {
-    const NAMES: [HeaderName; 9] = [
-        header::HOST,
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::TE,
-        header::EXPECT,
-        // Trailers of a request do not go on.
-        header::TRAILER,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-    ];
-    NAMES.contains(name)
+    // Trailers of a request do not go on.
+    is_of_one_answer(name) || matches!(name.as_str(), "host" | "te" | "expect" | "trailer")
+}
+
+/// The same of an answer, or of its trailers.
+fn is_of_one_answer(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade"
+    )
 }
 
 /// Drops `Connection`, every header it names, and the others that concern one connection only.
 fn strip_connection_headers(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named = wire::Named::by(headers);
-        for name in named.names() {
-            headers.remove(name);
-        }
-        headers.remove(header::CONNECTION);
+    if !headers.keys().any(is_of_one_answer) {
+        return;
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+    let named = wire::Named::by(headers);
+    let names = headers.keys().filter(|name| is_of_one_answer(name) || named.contains(name)).cloned();
+    let names: SmallVec<[HeaderName; 4]> = names.collect();
+    for name in names {
         headers.remove(name);
     }
 }

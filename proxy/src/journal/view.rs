@@ -7,7 +7,7 @@ use std::{
 
 use qdrant_router::{
     Router,
-    route::Conditions,
+    route::{Conditions, Fitness},
     topology::{Address, Collection, Epoch, PeerId, Problem, Topology, Version},
 };
 
@@ -68,15 +68,11 @@ impl View {
             })
             .collect();
         let nodes = topology.nodes().iter().map(|node| {
-            let balance = router.balance();
-            let condition = if !node.reachable {
-                Condition::Unreachable
-            } else if !balance.is_alive(node.address) {
-                Condition::Ejected
-            } else if !balance.is_usable(node.address) {
-                Condition::Spared
-            } else {
-                Condition::Usable
+            let condition = match (node.reachable, router.balance().fitness(node.address)) {
+                (false, _) => Condition::Unreachable,
+                (true, Fitness::Out) => Condition::Ejected,
+                (true, Fitness::Spared) => Condition::Spared,
+                (true, Fitness::Fit) => Condition::Usable,
             };
             let seen = SeenNode {
                 label: node.label(),

@@ -4,6 +4,7 @@ use std::{borrow::Cow, sync::LazyLock};
 
 use http::{Method, Uri};
 use percent_encoding::percent_decode_str;
+use smallvec::SmallVec;
 
 use super::{Call, Class, Layout, Protocol, Repeat, json::Layout as Json};
 use crate::topology::{PointId, WriteOrdering};
@@ -141,44 +142,51 @@ const ROUTES: &[Route] = &[
 
 /// What `method` and `uri` say.
 pub(super) fn call(method: &Method, uri: &Uri) -> Call {
-    let mut unknown = Call::unknown(Protocol::Rest);
-    if method.is_safe() {
-        unknown.repeat = Safe;
-    }
+    known(method, uri).unwrap_or_else(|| {
+        let repeat = if method.is_safe() { Safe } else { Never };
+        Call { repeat, ..Call::unknown(Protocol::Rest) }
+    })
+}
+
+fn known(method: &Method, uri: &Uri) -> Option<Call> {
     let verb = match *method {
         Method::GET => Get,
         Method::POST => Post,
         Method::PUT => Put,
         Method::PATCH => Patch,
         Method::DELETE => Delete,
-        _ => return unknown,
+        _ => return None,
     };
+    let path = uri.path();
     // Qdrant merges slashes and drops a trailing one since 1.13.3.
-    let mut segments: smallvec::SmallVec<[&str; 10]> = smallvec::SmallVec::new();
-    segments.extend(parts(uri.path()));
+    let segments: SmallVec<[&str; 10]> = parts(path).collect();
     // Dot segments and encoded slashes are read differently by different servers: passed through.
-    if segments.iter().any(|segment| is_odd(segment)) {
-        return unknown;
+    let may_be_odd = memchr::memchr2(b'%', b'.', path.as_bytes()).is_some();
+    if may_be_odd && segments.iter().any(|segment| is_odd(segment)) {
+        return None;
     }
-    let alike = INDEX.get(segments.len()).map(Vec::as_slice).unwrap_or_default();
-    let found = alike.iter().find(|(parts, route)| route.0 == verb && is_match(parts, &segments));
-    let Some((pattern, (_, operation, class, repeat, layout))) = found else { return unknown };
-    let (class, repeat, layout) = (*class, *repeat, *layout);
+    let alike = INDEX.get(segments.len())?;
+    let (pattern, route) =
+        alike.iter().find(|(parts, route)| route.0 == verb && is_match(parts, &segments))?;
+    let &&(_, operation, class, repeat, layout) = route;
     let mut call = Call {
         class,
         repeat,
         operation,
         layout: Layout::Rest(layout),
         ordering: if class == Write { ordering(uri.query()) } else { WriteOrdering::Weak },
-        ..unknown.clone()
+        ..Call::unknown(Protocol::Rest)
     };
     for (&pattern, segment) in pattern.iter().zip(segments) {
         if !pattern.starts_with('{') {
             continue;
         }
-        let Ok(name) = percent_decode_str(segment).decode_utf8() else { return unknown };
+        let name = match may_be_odd {
+            true => percent_decode_str(segment).decode_utf8().ok()?,
+            false => Cow::Borrowed(segment),
+        };
         match pattern {
-            "{c}" => call.collection = Some(name.into_owned()),
+            "{c}" => call.collection = Some((&*name).into()),
             "{file}" => call.file = Some(name.into_owned()),
             "{shard}" => call.shard = name.parse().ok(),
             "{peer}" => call.peer = name.parse().ok(),
@@ -186,7 +194,7 @@ pub(super) fn call(method: &Method, uri: &Uri) -> Call {
             _ => {}
         }
     }
-    call
+    Some(call)
 }
 
 fn parts(path: &str) -> impl Iterator<Item = &str> {
@@ -215,9 +223,6 @@ fn is_match(pattern: &[&str], segments: &[&str]) -> bool {
 }
 
 fn is_odd(segment: &str) -> bool {
-    if !segment.contains(['%', '.']) {
-        return false;
-    }
     let lower: Cow<'_, str> =
         if segment.contains('%') { segment.to_ascii_lowercase().into() } else { segment.into() };
     matches!(&*lower, "." | ".." | "%2e" | "%2e%2e" | ".%2e" | "%2e.")
@@ -263,7 +268,7 @@ mod tests {
             let call = of(&method, &uri);
             assert_eq!((call.class, call.operation), (class, path));
             assert_eq!(call.collection.is_some(), path.contains("{c}"), "{path}");
-            assert!(call.collection.is_none_or(|name| name == "my books"), "{path}");
+            assert!(call.collection.is_none_or(|name| &*name == "my books"), "{path}");
         }
     }
 

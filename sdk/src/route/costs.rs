@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::shards::Touched;
 use crate::{
     request::{Action, Intent},
-    topology::{Collection, Node, PeerId, Replica, WriteOrdering, leader},
+    topology::{Collection, PeerId, Replica, Topology, WriteOrdering, leader},
 };
 
 /// What coordinating a request costs: internal RPCs on a node that holds nothing of the shards, and
@@ -17,8 +17,7 @@ pub(super) struct Costs {
     savings: SmallVec<[(PeerId, u32); 8]>,
 }
 
-/// Internal RPCs that a node avoids, beside one drawn at random among those to choose from. The best of them
-/// avoids some or none.
+/// Internal RPCs that a node avoids, beside one drawn at random. The best avoids some or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avoided {
     /// Added up over the nodes.
@@ -72,10 +71,16 @@ impl Costs {
         }
     }
 
-    /// The most that any of `nodes` saves, and what all of them do, added up. `None` where none holds anything.
-    pub(super) fn savings_of(&self, nodes: &[&Node]) -> (Option<u32>, u64) {
-        let saved = nodes.iter().filter_map(|node| self.saved(node.peer?));
-        saved.fold((None, 0), |(most, all), saved| (most.max(Some(saved)), all + u64::from(saved)))
+    /// What a node that saves `most` avoids, beside one drawn at random of all.
+    pub(super) fn avoided(&self, most: u32, topology: &Topology) -> Avoided {
+        let nodes = u32::try_from(topology.nodes().len()).unwrap_or(u32::MAX).max(1);
+        let all: u64 = self.savings.iter().map(|&(_, saved)| u64::from(saved)).sum();
+        Avoided { rpcs: (u64::from(most) * u64::from(nodes)).saturating_sub(all), nodes }
+    }
+
+    /// The peers that hold some of it.
+    pub(super) fn holders(&self) -> impl Iterator<Item = PeerId> {
+        self.savings.iter().map(|&(peer, _)| peer)
     }
 
     pub(super) fn saved(&self, peer: PeerId) -> Option<u32> {
@@ -88,12 +93,6 @@ impl Costs {
 impl Avoided {
     /// Nobody saves anything.
     pub(super) const NOTHING: Self = Self { rpcs: 0, nodes: 1 };
-
-    /// `saved` is the most that any of so many `nodes` saves, `all` what they save together.
-    pub(super) fn of(saved: u32, all: u64, nodes: usize) -> Self {
-        let nodes = u32::try_from(nodes).unwrap_or(u32::MAX).max(1);
-        Self { rpcs: (u64::from(saved) * u64::from(nodes)).saturating_sub(all), nodes }
-    }
 
     /// For each request.
     pub(super) fn rpcs(self) -> f64 {

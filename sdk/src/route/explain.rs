@@ -134,5 +134,5 @@ pub(crate) fn candidates(
     };
     let mut candidates: Vec<Candidate> = topology.nodes().iter().filter_map(candidate).collect();
     candidates.sort_by_key(|candidate| (candidate.internal_rpcs, candidate.peer_id));
-    Some((touched.shards, candidates))
+    Some((touched.shards(), candidates))
 }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{
     Reason,
     costs::{Avoided, Costs},
-    shards::{UnknownKey, touched},
+    shards::touched,
 };
 use crate::{
     dice::mix,
@@ -41,14 +41,25 @@ pub enum Local {
     Home(Option<String>),
 }
 
+/// Whether a node takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fitness {
+    /// Requests may be sent there.
+    Fit,
+    /// It can be reached, and should be spared.
+    Spared,
+    /// It cannot be reached.
+    Out,
+}
+
 /// What is known of the nodes at this moment.
 pub trait Conditions {
-    /// Whether requests may be sent there.
-    fn is_usable(&self, address: Address) -> bool;
+    /// Whether it takes requests.
+    fn fitness(&self, address: Address) -> Fitness;
 
-    /// Whether it can be reached, though it may have to be spared.
-    fn is_alive(&self, address: Address) -> bool {
-        self.is_usable(address)
+    /// Whether requests may be sent there.
+    fn is_usable(&self, address: Address) -> bool {
+        self.fitness(address) == Fitness::Fit
     }
 
     /// How loaded it is; lower is better.
@@ -94,6 +105,11 @@ pub fn plan(
     if let Target::Local(&Local::Node(address, reason)) = target {
         return the_one(address, reason, topology, tried);
     }
+    if let Target::Points(collection, intent) = target
+        && let Some(plan) = among_holders(collection, intent, topology, conditions, tried, dice)
+    {
+        return Some(plan);
+    }
     if let Target::Unrouted = target
         && let Some(plan) =
             service(topology, |address| conditions.is_usable(address), conditions, tried, dice)
@@ -127,6 +143,67 @@ pub fn plan(
     Some(plan)
 }
 
+/// Where an operation on points goes, if a node that holds some of it takes requests. Those are few, however many
+/// nodes there are.
+fn among_holders(
+    collection: &Collection,
+    intent: &Intent,
+    topology: &Topology,
+    conditions: &impl Conditions,
+    tried: &[Address],
+    dice: u64,
+) -> Option<Plan> {
+    let touched = touched(intent, collection, topology.hashing()).ok()?;
+    let costs = Costs::of(&touched, collection, intent);
+    let takes_it = |node: &&Node| {
+        let address = node.address;
+        node.reachable
+            && !tried.contains(&address)
+            && conditions.is_usable(address)
+            && conditions.is_current(address)
+    };
+    let holders: SmallVec<[&Node; 8]> =
+        costs.holders().filter_map(|peer| topology.node(peer)).filter(takes_it).collect();
+    let choice = Choice { intent, costs: &costs, shard: touched.first(), topology, conditions, dice };
+    choice.among(&holders)
+}
+
+/// What is chosen by, among nodes that hold some of what an operation on points touches.
+struct Choice<'a, C> {
+    intent: &'a Intent,
+    costs: &'a Costs,
+    shard: Option<ShardId>,
+    topology: &'a Topology,
+    conditions: &'a C,
+    dice: u64,
+}
+
+impl<C: Conditions> Choice<'_, C> {
+    /// The node where the fewest internal RPCs are needed; `None` where none of `nodes` holds anything.
+    fn among(&self, nodes: &[&Node]) -> Option<Plan> {
+        let saved = |node: &Node| node.peer.and_then(|peer| self.costs.saved(peer));
+        let most = nodes.iter().filter_map(|node| saved(node)).max()?;
+        let alike: SmallVec<[&Node; 8]> =
+            nodes.iter().copied().filter(|node| saved(node) == Some(most)).collect();
+        let expected_rpcs = self.costs.without_replica.saturating_sub(most);
+        let lightest = || lighter(&alike, self.conditions, self.dice);
+        let (node, reason) = match self.intent.action {
+            Action::Read if self.intent.affinity.is_some() => (lightest(), Reason::RouteAffinity),
+            Action::Read if expected_rpcs == 0 => (lightest(), Reason::ReadableReplica),
+            Action::Read => (lightest(), Reason::MostReplicas),
+            Action::Write(WriteOrdering::Weak) => (rendezvous(&alike, self.shard), Reason::ReplicaHolder),
+            Action::Write(WriteOrdering::Medium | WriteOrdering::Strong) => {
+                (rendezvous(&alike, self.shard), Reason::ShardLeader)
+            }
+        };
+        Some(Plan {
+            avoided: Some(self.costs.avoided(most, self.topology)),
+            can_hedge: self.intent.action == Action::Read && self.costs.is_replicated,
+            ..Plan::to(node?, reason, Some(expected_rpcs))
+        })
+    }
+}
+
 /// The nodes to choose from, of which there is at least one.
 struct Field<'a, C> {
     topology: &'a Topology,
@@ -144,15 +221,17 @@ impl<'a, C: Conditions> Field<'a, C> {
     fn of(topology: &'a Topology, conditions: &'a C, tried: &[Address], dice: u64) -> Option<Self> {
         let left =
             || topology.nodes().iter().filter(|node| node.peer.is_some() && !tried.contains(&node.address));
-        let is_usable = |node: &&Node| node.reachable && conditions.is_usable(node.address);
-        let mut nodes: SmallVec<[&Node; 8]> = left().filter(is_usable).collect();
+        let (mut nodes, mut spared) = (SmallVec::new(), SmallVec::new());
+        for node in left().filter(|node| node.reachable) {
+            match conditions.fitness(node.address) {
+                Fitness::Fit => nodes.push(node),
+                Fitness::Spared => spared.push(node),
+                Fitness::Out => {}
+            }
+        }
         if nodes.is_empty() && topology.fallback().iter().all(|address| tried.contains(address)) {
             nodes = left().collect();
         }
-        let is_spared = |node: &&Node| {
-            node.reachable && conditions.is_alive(node.address) && !conditions.is_usable(node.address)
-        };
-        let spared = left().filter(is_spared).collect();
         nodes.first().copied().map(|first| Self { topology, conditions, first, nodes, spared, dice })
     }
 
@@ -171,7 +250,7 @@ impl<'a, C: Conditions> Field<'a, C> {
 
     /// The better of two random nodes.
     fn any(&self, reason: Reason) -> Plan {
-        Plan::to(self.lighter(&self.nodes).unwrap_or(self.first), reason, None)
+        Plan::to(lighter(&self.nodes, self.conditions, self.dice).unwrap_or(self.first), reason, None)
     }
 
     /// The same node each time, as long as it can be used; others for other collections.
@@ -190,54 +269,33 @@ impl<'a, C: Conditions> Field<'a, C> {
             self.nodes.iter().copied().filter(is_holder).collect()
         };
         let readable = holders(&|replica| replica.state.is_readable());
-        match rendezvous(&readable, Some(&shard)).or_else(|| rendezvous(&holders(&|_| true), Some(&shard))) {
+        match rendezvous(&readable, Some(shard)).or_else(|| rendezvous(&holders(&|_| true), Some(shard))) {
             Some(node) => Plan::to(node, Reason::ShardHolder, None),
             None => self.any(Reason::NoReplica),
         }
     }
 
+    /// With no holder that takes requests.
     fn for_points(&self, collection: &Collection, intent: &Intent) -> Plan {
-        let touched = match touched(intent, collection, self.topology.hashing()) {
-            Ok(touched) => touched,
-            Err(UnknownKey) => return self.any(Reason::UnknownShardKey),
+        let Ok(touched) = touched(intent, collection, self.topology.hashing()) else {
+            return self.any(Reason::UnknownShardKey);
         };
         let costs = Costs::of(&touched, collection, intent);
-        let shards = &touched.shards;
+        let &Self { topology, conditions, dice, .. } = self;
+        let choice = Choice { intent, costs: &costs, shard: touched.first(), topology, conditions, dice };
         // The last replica is never given up, however poorly its node does.
-        let (nodes, (best, all), is_spared) = match costs.savings_of(&self.nodes) {
-            savings @ (Some(_), _) => (&self.nodes[..], savings, false),
-            (None, _) => (&self.spared[..], costs.savings_of(&self.spared), true),
-        };
-        let Some(saved) = best else {
-            let expected_rpcs = Some(costs.without_replica);
-            return Plan { expected_rpcs, avoided: Some(Avoided::NOTHING), ..self.any(Reason::NoReplica) };
-        };
-        let to_choose_from = if is_spared { self.nodes.len() + nodes.len() } else { nodes.len() };
-        let avoided = Some(Avoided::of(saved, all, to_choose_from));
-        let alike: SmallVec<[&Node; 8]> = nodes
-            .iter()
-            .copied()
-            .filter(|node| node.peer.and_then(|peer| costs.saved(peer)) == Some(saved))
-            .collect();
-        let expected_rpcs = costs.without_replica.saturating_sub(saved);
-        let (node, reason) = match intent.action {
-            Action::Read if intent.affinity.is_some() => (self.lighter(&alike), Reason::RouteAffinity),
-            Action::Read if expected_rpcs == 0 => (self.lighter(&alike), Reason::ReadableReplica),
-            Action::Read => (self.lighter(&alike), Reason::MostReplicas),
-            Action::Write(WriteOrdering::Weak) => (rendezvous(&alike, shards.first()), Reason::ReplicaHolder),
-            Action::Write(WriteOrdering::Medium | WriteOrdering::Strong) => {
-                (rendezvous(&alike, shards.first()), Reason::ShardLeader)
-            }
-        };
-        let can_hedge = intent.action == Action::Read && costs.is_replicated;
-        let plan = Plan::to(node.unwrap_or(self.first), reason, Some(expected_rpcs));
-        Plan { avoided, can_hedge, is_spared, ..plan }
+        let spared = || choice.among(&self.spared).map(|plan| Plan { is_spared: true, ..plan });
+        choice.among(&self.nodes).or_else(spared).unwrap_or_else(|| Plan {
+            expected_rpcs: Some(costs.without_replica),
+            avoided: Some(Avoided::NOTHING),
+            ..self.any(Reason::NoReplica)
+        })
     }
+}
 
-    /// Of two nodes drawn at random, the one with less load.
-    fn lighter<'n>(&self, nodes: &[&'n Node]) -> Option<&'n Node> {
-        two_choices(nodes.len(), self.dice, |at| self.conditions.load(nodes[at].address)).map(|at| nodes[at])
-    }
+/// Of two nodes drawn at random, the one with less load.
+fn lighter<'n>(nodes: &[&'n Node], conditions: &impl Conditions, dice: u64) -> Option<&'n Node> {
+    two_choices(nodes.len(), dice, |at| conditions.load(nodes[at].address)).map(|at| nodes[at])
 }
 
 /// The one node that can answer. It is asked a second time where the first connection broke, which
@@ -300,15 +358,15 @@ fn two_choices<L: Ord>(count: usize, dice: u64, load: impl Fn(usize) -> L) -> Op
 
 /// The node whose hash with the shard is highest. Every router picks the same one without talking to
 /// any other, so that one shard's writes keep their order, and the shards spread over the nodes.
-pub(super) fn rendezvous<'n>(nodes: &[&'n Node], shard: Option<&ShardId>) -> Option<&'n Node> {
-    let shard = u64::from(shard.copied().unwrap_or_default());
+pub(super) fn rendezvous<'n>(nodes: &[&'n Node], shard: Option<ShardId>) -> Option<&'n Node> {
+    let shard = u64::from(shard.unwrap_or_default());
     nodes.iter().copied().max_by_key(|node| mix(mix(shard) ^ node.peer.unwrap_or_default()))
 }
 
 // === impl Plan ===
 
 impl Plan {
-    /// The internal RPCs that Qdrant would have needed on average over the nodes to choose from, as behind a Service
+    /// The internal RPCs that Qdrant would have needed on average over the nodes, as behind a Service
     /// that picks one at random, less those that it is expected to need; never negative, and a fraction more often
     /// than not. `None` where [`expected_rpcs`](Self::expected_rpcs) is.
     #[must_use]

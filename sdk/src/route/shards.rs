@@ -24,10 +24,8 @@ pub(crate) fn depth(collection: &Collection) -> Depth {
 
 /// What an operation touches.
 pub(super) struct Touched {
-    /// All its shards, ascending, each once.
-    pub(super) shards: Shards,
-    /// The shards of each round of internal RPCs. A batch of writes runs one after another, so each is a
-    /// round; so is each run of reads in a batch that select the same shards.
+    /// The shards of each round of internal RPCs, ascending, each once. A batch of writes runs one after another, so
+    /// each is a round; so is each run of reads in a batch that select the same shards.
     pub(super) rounds: SmallVec<[Shards; 1]>,
 }
 
@@ -37,7 +35,7 @@ pub(super) fn touched(
     collection: &Collection,
     hashing: Hashing,
 ) -> Result<Touched, UnknownKey> {
-    let mut rounds: SmallVec<[Shards; 1]> = SmallVec::new();
+    let mut rounds = SmallVec::new();
     let mut last = None;
     for scope in &intent.scopes {
         if intent.action == Action::Read && last == Some(scope) {
@@ -46,13 +44,7 @@ pub(super) fn touched(
         last = Some(scope);
         rounds.push(touched_by(scope, intent.action, collection, hashing)?);
     }
-    let mut shards = match &rounds[..] {
-        [only] => only.clone(),
-        _ => rounds.iter().flatten().copied().collect(),
-    };
-    shards.sort_unstable();
-    shards.dedup();
-    Ok(Touched { shards, rounds })
+    Ok(Touched { rounds })
 }
 
 /// The shards that one scope touches, ascending, each once.
@@ -66,17 +58,43 @@ fn touched_by(
     for group in groups(scope, action, collection)? {
         match (&scope.points, action) {
             (Points::Ids(ids), Action::Write(_)) => {
-                shards.extend(ids.iter().flat_map(|id| group.owners(hashing, id)));
+                for id in ids {
+                    shards.extend(group.owners(hashing, id));
+                }
             }
             (Points::All, _) | (Points::Ids(_), Action::Read) => shards.extend_from_slice(&group.shards),
         }
     }
-    if action == Action::Read {
-        shards.retain(|shard| !is_filling(collection, *shard));
+    if action == Action::Read
+        && let Some(filling) = filling(collection)
+    {
+        shards.retain(|shard| *shard != filling);
     }
-    shards.sort_unstable();
-    shards.dedup();
+    sort(&mut shards);
     Ok(shards)
+}
+
+fn sort(shards: &mut Shards) {
+    if !shards.is_sorted_by(|a, b| a < b) {
+        shards.sort_unstable();
+        shards.dedup();
+    }
+}
+
+// === impl Touched ===
+
+impl Touched {
+    /// All its shards, ascending, each once.
+    pub(super) fn shards(&self) -> Shards {
+        let mut shards = self.rounds.iter().flatten().copied().collect();
+        sort(&mut shards);
+        shards
+    }
+
+    /// The first of them.
+    pub(super) fn first(&self) -> Option<ShardId> {
+        self.rounds.iter().filter_map(|round| round.first()).min().copied()
+    }
 }
 
 /// The groups of shards that the scope's keys select.
@@ -106,11 +124,10 @@ fn groups<'a>(
     }
 }
 
-/// Whether resharding is still filling this shard, so that reads leave it out.
+/// The shard that resharding is still filling, so that reads leave it out.
 ///
 /// The stage of a resharding is not published; while it runs, the new shard counts as not yet read.
-fn is_filling(collection: &Collection, shard: ShardId) -> bool {
-    collection.resharding.as_ref().is_some_and(|resharding| {
-        resharding.direction == ReshardingDirection::Up && resharding.shard == shard
-    })
+fn filling(collection: &Collection) -> Option<ShardId> {
+    let resharding = collection.resharding.as_ref()?;
+    (resharding.direction == ReshardingDirection::Up).then_some(resharding.shard)
 }

@@ -57,7 +57,7 @@ impl Split {
             return None;
         }
         let touched = touched(intent, collection, topology.hashing()).ok()?;
-        let shards = Some(&touched.shards).filter(|shards| shards.len() > 1)?;
+        let shards = Some(touched.shards()).filter(|shards| shards.len() > 1)?;
         let costs = Costs::of(&touched, collection, intent);
         let usable: SmallVec<[&Node; 8]> = topology
             .nodes()
@@ -66,7 +66,7 @@ impl Split {
             .collect();
         let whole = costs.without_replica - usable.iter().filter_map(|node| costs.saved(node.peer?)).max()?;
 
-        let holders = Holders::of(shards, collection, ordering, &usable)?;
+        let holders = Holders::of(&shards, collection, ordering, &usable)?;
         let cover = holders.smallest_cover()?;
         // Every shard is on a holder of its own part, so each saves what a holder can save.
         let dealt = holders.rpcs + u32::try_from(cover.len()).ok()?;
@@ -158,7 +158,7 @@ impl<'a> Holders<'a> {
         for (shard, nodes) in &self.shards {
             let in_cover: SmallVec<[&Node; 4]> =
                 nodes.iter().copied().filter(|node| node.peer.is_some_and(|p| cover.contains(&p))).collect();
-            let chosen = rendezvous(&in_cover, Some(shard)).and_then(|node| node.peer);
+            let chosen = rendezvous(&in_cover, Some(*shard)).and_then(|node| node.peer);
             if let Some(part) = cover.iter().position(|&peer| Some(peer) == chosen) {
                 parts[part].push(*shard);
             }

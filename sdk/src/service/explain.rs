@@ -8,9 +8,9 @@ use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Inner, Router, placement::NodePin};
+use super::{Inner, Router, wishes::Wishes};
 use crate::{
-    dispatch::{Job, Placement},
+    dispatch::{Failure, Job, Placement},
     request::{Call, MessageError, Protocol, grpc},
     route::{Explanation, Way},
 };
@@ -114,9 +114,10 @@ impl Router {
         let (mut head, body) = question.into_request()?.into_parts();
         let protocol = Protocol::of(&head.headers);
         let call = Call::of(protocol, &head.method, &head.uri);
-        let pin = NodePin::take(&mut head.headers);
-        let prepared = self.0.prepare(&call, pin, &head.headers, Full::new(body), None).await;
-        let prepared = prepared.map_err(|failure| ExplainError::Refused(failure.message()))?;
+        let refused = |failure: Failure| ExplainError::Refused(failure.message());
+        let Wishes { placing, .. } = Wishes::take(&mut head.headers).map_err(refused)?;
+        let prepared = self.0.prepare(&call, placing, &head.headers, Full::new(body), None).await;
+        let prepared = prepared.map_err(refused)?;
         let job = Job {
             protocol,
             class: call.class,

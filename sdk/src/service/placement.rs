@@ -3,23 +3,23 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 use http_body::Body as HttpBody;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::Inner;
+use super::{
+    Inner,
+    wishes::{NodePin, Placing},
+};
 use crate::{
     dispatch::{Admitted, Credentials, Failure, Placement},
-    request::{Affinity, Body, BoxError, Call, Class, Collected, Depth, Intent, collect, plain},
+    request::{Body, BoxError, Call, Class, Collected, Depth, Intent, collect, plain},
     route::{Local, Reason, Way, depth},
     topology::{Lookup, Node, PeerId, Topology, Version},
 };
 
 /// No collection of Qdrant has a longer name, in bytes.
 const MAX_COLLECTION_NAME: usize = 255;
-
-/// Names the node that a request is for.
-const NODE: HeaderName = HeaderName::from_static("x-qdrant-node");
 
 /// What is known of a request before it is sent.
 pub(super) struct Prepared {
@@ -31,32 +31,12 @@ pub(super) struct Prepared {
     pub(super) plain: Option<Bytes>,
 }
 
-/// What `x-qdrant-node` asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NodePin {
-    /// Every node.
-    All,
-    /// The node of this pod name, peer id or address.
-    Node(String),
-}
-
 /// A body as far as it has been read.
 struct Seen {
     body: Body,
     /// All of it, or what came before the limit; nothing of a stream.
     bytes: Bytes,
     is_whole: bool,
-}
-
-// === impl NodePin ===
-
-impl NodePin {
-    /// Takes the pin off the request: it is meant for the router.
-    pub(super) fn take(headers: &mut HeaderMap) -> Option<Self> {
-        let value = headers.remove(NODE)?;
-        let name = String::from_utf8_lossy(HeaderValue::as_bytes(&value)).trim().to_owned();
-        Some(if name == "all" { Self::All } else { Self::Node(name) })
-    }
 }
 
 // === impl Inner ===
@@ -67,7 +47,7 @@ impl Inner {
     pub(super) async fn prepare<B>(
         &self,
         call: &Call,
-        pin: Option<NodePin>,
+        Placing { pin, affinity }: Placing,
         headers: &HeaderMap,
         body: B,
         mut admitted: Option<&mut Admitted>,
@@ -92,7 +72,7 @@ impl Inner {
             plain.as_ptr() == bytes.as_ptr() || admitted.is_none_or(|admitted| admitted.hold(plain.len()))
         });
         let looked_at = if is_blind { &Bytes::new() } else { plain.as_ref().unwrap_or(&bytes) };
-        let collection = call.collection(looked_at).map(Arc::from);
+        let collection = call.shared_collection(looked_at);
         let (placement, snapshot) = match pin {
             Some(pin) => (pinned(call, pin, &found)?, found),
             None if is_blind => (Placement::Unrouted, found),
@@ -100,10 +80,10 @@ impl Inner {
                 let is_explained = !may_ask || way == Way::Observed;
                 let (mut placement, snapshot) =
                     self.place(call, collection.as_deref(), plain.as_ref(), &bytes, is_explained).await;
-                if let Placement::Points(_, intent) = &mut placement
+                if let (Placement::Points(_, intent), Some(_)) = (&mut placement, affinity)
                     && snapshot.is_at_least(Version::ROUTE_AFFINITY)
                 {
-                    intent.affinity = Affinity::of(headers);
+                    intent.affinity = affinity;
                 }
                 (placement, snapshot)
             }
@@ -309,16 +289,5 @@ mod tests {
         ] {
             assert_eq!(peer_in_name(file), peer, "{file}");
         }
-    }
-
-    #[test]
-    fn a_pin_is_taken_off_the_request() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(NodePin::take(&mut headers), None);
-        headers.insert(NODE, HeaderValue::from_static(" qdrant-1 "));
-        assert_eq!(NodePin::take(&mut headers), Some(NodePin::Node("qdrant-1".to_owned())));
-        assert!(headers.is_empty());
-        headers.insert(NODE, HeaderValue::from_static("all"));
-        assert_eq!(NodePin::take(&mut headers), Some(NodePin::All));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use super::{Address, Collection, Epoch, Hashing, PeerId, Version};
@@ -39,7 +40,7 @@ pub struct Topology {
     pub(super) nodes: Arc<[Node]>,
     pub(super) fallback: Arc<[Address]>,
     pub(super) aliases: Arc<HashMap<String, String>>,
-    pub(super) collections: Arc<HashMap<Arc<str>, Lookup>>,
+    pub(super) collections: Arc<FxHashMap<Arc<str>, Lookup>>,
     pub(super) applied: Applied,
     pub(super) hashing: Hashing,
 }

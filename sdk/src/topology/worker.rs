@@ -20,6 +20,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
+use rustc_hash::FxHashMap;
 use tokio::{
     sync::{Notify, watch},
     task::{JoinError, JoinSet},
@@ -155,7 +156,7 @@ struct Worker<A, O> {
     epoch: Option<Epoch>,
     aliases: (Option<Epoch>, Arc<HashMap<String, String>>),
     /// Shared with the last snapshot until something of it changes.
-    collections: Arc<HashMap<Arc<str>, Lookup>>,
+    collections: Arc<FxHashMap<Arc<str>, Lookup>>,
     /// The peers that somebody told last.
     peers: Arc<Peers>,
     /// What has changed since the last snapshot: an unchanged answer of a node costs next to nothing.

@@ -3,8 +3,6 @@
 //! Nothing here does I/O. What goes out is written from headers that stay where they are, and what comes in is cut out
 //! of the bytes that were read, so that neither is copied.
 
-use std::ops::Range;
-
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use smallvec::SmallVec;
@@ -124,10 +122,6 @@ impl Named {
         Self(lists.flat_map(|list| list.split(',')).filter_map(|name| name.trim().parse().ok()).collect())
     }
 
-    pub(super) fn names(&self) -> &[HeaderName] {
-        &self.0
-    }
-
     pub(super) fn contains(&self, name: &HeaderName) -> bool {
         self.0.contains(name)
     }
@@ -167,35 +161,52 @@ pub(super) fn take_head(read: &mut BytesMut, is_answer_to_head: bool) -> Result<
     let status = status.ok_or(Malformed("it has no status"))?;
     let is_recent = parsed.version == Some(1);
 
+    // Where names and values lie, so that the bytes can be shared by all values.
     let start = read.as_ptr() as usize;
-    let place = |bytes: &[u8]| -> Range<usize> {
-        let from = bytes.as_ptr() as usize - start;
-        from..from + bytes.len()
-    };
-    let lines: SmallVec<[(HeaderName, Range<usize>); 16]> = parsed
-        .headers
-        .iter()
-        .map(|line| Ok((HeaderName::from_bytes(line.name.as_bytes())?, place(line.value))))
-        .collect::<Result<_, http::header::InvalidHeaderName>>()
-        .map_err(|_| Malformed("a header has no name"))?;
+    let place = |bytes: &[u8]| (bytes.as_ptr() as usize - start, bytes.len());
+    let mut lines: SmallVec<[_; 16]> = SmallVec::new();
+    for line in &*parsed.headers {
+        lines.push((place(line.name.as_bytes()), place(line.value)));
+    }
     let head = read.split_to(length).freeze();
     let mut headers = HeaderMap::with_capacity(lines.len());
-    for (name, value) in lines {
-        let value = HeaderValue::from_maybe_shared(head.slice(value));
-        headers.append(name, value.map_err(|_| Malformed("a header has a value that none can have"))?);
+    let (mut coding, mut length, mut has_connection) = (None, None, false);
+    for ((name_at, name_length), (value_at, value_length)) in lines {
+        let name = HeaderName::from_bytes(&head[name_at..name_at + name_length])
+            .map_err(|_| Malformed("a header has no name"))?;
+        let value = HeaderValue::from_maybe_shared(head.slice(value_at..value_at + value_length))
+            .map_err(|_| Malformed("a header has a value that none can have"))?;
+        match name {
+            header::CONNECTION => has_connection = true,
+            header::CONTENT_LENGTH => {
+                let said = length_of(&value)?;
+                // In one voice, and to the client once.
+                if length.replace(said).is_some_and(|before| before != said) {
+                    return Err(Malformed("its length is not one number"));
+                }
+                headers.insert(name, value);
+                continue;
+            }
+            header::TRANSFER_ENCODING if coding.is_some() => {
+                return Err(Malformed("its transfer coding is not known"));
+            }
+            header::TRANSFER_ENCODING => coding = Some(value.clone()),
+            _ => {}
+        }
+        headers.append(name, value);
     }
-    let has = |name, token: &str| {
-        let lists = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let has = |token: &str| {
+        let lists = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
         lists.flat_map(|list| list.split(',')).any(|entry| entry.trim().eq_ignore_ascii_case(token))
     };
     let mut is_kept = match is_recent {
-        true => !has(header::CONNECTION, "close"),
-        false => has(header::CONNECTION, "keep-alive"),
+        true => !(has_connection && has("close")),
+        false => has_connection && has("keep-alive"),
     };
     let is_bodiless = is_answer_to_head
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let framing = match (is_bodiless, headers.get(header::TRANSFER_ENCODING), length_of(&headers)?) {
+    let framing = match (is_bodiless, coding, length) {
         (true, ..) => Framing::Length(0),
         (false, Some(coding), length) => {
             is_kept &= length.is_none();
@@ -213,16 +224,11 @@ pub(super) fn take_head(read: &mut BytesMut, is_answer_to_head: bool) -> Result<
     Ok(Some(Head { status, headers, framing, is_kept }))
 }
 
-/// What `Content-Length` says, in one voice.
-fn length_of(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
-    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = values.next() else { return Ok(None) };
-    let is_number = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
-    let length = first.to_str().ok().filter(|_| is_number).and_then(|text| text.parse().ok());
-    match length {
-        Some(length) if values.all(|other| other == first) => Ok(Some(length)),
-        _ => Err(Malformed("its length is not one number")),
-    }
+/// What `Content-Length` says.
+fn length_of(value: &HeaderValue) -> Result<u64, Malformed> {
+    let is_number = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+    let length = value.to_str().ok().filter(|_| is_number).and_then(|text| text.parse().ok());
+    length.ok_or(Malformed("its length is not one number"))
 }
 
 // === impl Framing ===

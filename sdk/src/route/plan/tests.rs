@@ -26,12 +26,13 @@ struct Weather {
 }
 
 impl Conditions for Weather {
-    fn is_usable(&self, at: Address) -> bool {
-        self.is_alive(at) && !self.spared.iter().any(|&peer| address(peer) == at)
-    }
-
-    fn is_alive(&self, at: Address) -> bool {
-        !self.down.iter().any(|&peer| address(peer) == at)
+    fn fitness(&self, at: Address) -> Fitness {
+        let is_in = |peers: &[PeerId]| peers.iter().any(|&peer| address(peer) == at);
+        match (is_in(&self.down), is_in(&self.spared)) {
+            (true, _) => Fitness::Out,
+            (false, true) => Fitness::Spared,
+            (false, false) => Fitness::Fit,
+        }
     }
 
     fn load(&self, at: Address) -> u64 {

@@ -1,6 +1,7 @@
 use smallvec::smallvec;
 
 use super::*;
+use crate::route::Fitness;
 use crate::{
     request::Scope,
     topology::{Address, Epoch, Replica, ReplicaState, Resharding, ReshardingDirection, Shard},
@@ -9,8 +10,8 @@ use crate::{
 struct Calm(Vec<PeerId>);
 
 impl Conditions for Calm {
-    fn is_usable(&self, at: Address) -> bool {
-        !self.0.iter().any(|&down| address(down) == at)
+    fn fitness(&self, at: Address) -> Fitness {
+        if self.0.iter().any(|&down| address(down) == at) { Fitness::Out } else { Fitness::Fit }
     }
 
     fn load(&self, _: Address) -> u64 {

@@ -97,14 +97,15 @@ fn after_number(text: &[u8], start: usize) -> Option<usize> {
 
 /// Eight bytes are looked at at a time.
 fn after_digits(text: &[u8], mut at: usize) -> usize {
-    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
     const ZEROS: u64 = 0x3030_3030_3030_3030;
-    const CARRY: u64 = 0x0606_0606_0606_0606;
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    const OVER_NINE: u64 = 0x7676_7676_7676_7676;
     while let Some(eight) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let eight = u64::from_le_bytes(*eight);
-        // A digit is 0x30 to 0x39, so that six more does not reach 0x40.
-        if eight & HIGH != ZEROS || (eight + CARRY) & HIGH != ZEROS {
-            break;
+        // Digits become 0 to 9, so that what is added reaches the highest bit in all other bytes.
+        let eight = u64::from_le_bytes(*eight) ^ ZEROS;
+        let others = (((eight & LOW) + OVER_NINE) | eight) & !LOW;
+        if others != 0 {
+            return at + others.trailing_zeros() as usize / 8;
         }
         at += 8;
     }
