@@ -3,16 +3,18 @@
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, Version, header};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use qdrant_router::{Batched, ResponseBody};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::Instant,
@@ -81,7 +83,7 @@ async fn accept(
     mut stopped: watch::Receiver<bool>,
     serve: impl Fn(TcpStream, Arrival),
 ) {
-    let server = server();
+    let server = Server::new();
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -106,87 +108,107 @@ async fn accept(
 
 /// What a connection comes with.
 pub(crate) struct Arrival {
-    server: auto::Builder<TokioExecutor>,
+    server: Server,
     watcher: Watcher,
     permit: OwnedSemaphorePermit,
 }
 
-fn server() -> auto::Builder<TokioExecutor> {
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES);
-    server
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .max_header_list_size(MAX_HEADER_LIST_BYTES)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_ERROR_RESETS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW);
-    server
+/// How connections of either protocol are served.
+#[derive(Clone)]
+struct Server {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+}
+
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
 }
 
 impl Arrival {
     /// Serves the connection, until it ends or is told to stop.
     pub(crate) async fn serve(self, tcp: TcpStream, desk: Arc<Desk>) {
         let Self { server, watcher, permit } = self;
-        serve_connection(tcp, server, watcher, desk).await;
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+        match desk.proxy.tls() {
+            None => {
+                let protocol = tokio::time::timeout(HEADER_TIMEOUT, spoken(&tcp));
+                if let Ok(Ok(protocol)) = protocol.await {
+                    server.serve(protocol, tcp, watcher, desk).await;
+                }
+            }
+            Some(tls) => {
+                let handshake = tokio::time::timeout(HEADER_TIMEOUT, TlsAcceptor::from(tls).accept(tcp));
+                if let Ok(Ok(stream)) = handshake.await {
+                    // The handshake has told the protocol; a client that did not say speaks HTTP/1.1.
+                    let protocol = match stream.get_ref().1.alpn_protocol() {
+                        Some(b"h2") => Protocol::Http2,
+                        _ => Protocol::Http1,
+                    };
+                    server.serve(protocol, stream, watcher, desk).await;
+                }
+            }
+        }
         drop(permit);
     }
 }
 
-async fn serve_connection(
-    tcp: TcpStream,
-    server: auto::Builder<TokioExecutor>,
-    watcher: Watcher,
-    desk: Arc<Desk>,
-) {
-    if let Err(error) = tcp.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY");
+impl Server {
+    fn new() -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEAD_BYTES);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .max_header_list_size(MAX_HEADER_LIST_BYTES)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_local_error_reset_streams(MAX_ERROR_RESETS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        Self { http1, http2 }
     }
-    let served = match desk.proxy.tls() {
-        None => {
-            if !matches!(tokio::time::timeout(HEADER_TIMEOUT, speaks(&tcp)).await, Ok(Ok(()))) {
-                return;
+
+    async fn serve<S>(&self, protocol: Protocol, stream: S, watcher: Watcher, desk: Arc<Desk>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let served = match protocol {
+            Protocol::Http1 => {
+                let service = service_fn(move |request| answer(desk.clone(), request));
+                watcher.watch(self.http1.serve_connection(TokioIo::new(stream), service)).await
             }
-            let service = service_fn(move |request| answer(desk.clone(), request));
-            let tcp = Batched::new(Wary::new(tcp));
-            let connection = server.serve_connection(TokioIo::new(tcp.clone()), service).into_owned();
-            tcp.drive(watcher.watch(connection)).await
+            Protocol::Http2 => {
+                // Each request is a task, and what makes one is moved several times until it is.
+                let service = service_fn(move |request| Box::pin(answer(desk.clone(), request)));
+                let stream = Batched::new(Wary::new(stream));
+                let connection = self.http2.serve_connection(TokioIo::new(stream.clone()), service);
+                stream.drive(watcher.watch(connection)).await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "a client connection ended");
         }
-        Some(tls) => {
-            let handshake = TlsAcceptor::from(tls).accept(tcp);
-            let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, handshake).await else { return };
-            // The handshake has told the protocol; a client that did not say speaks HTTP/1.1.
-            let server = match stream.get_ref().1.alpn_protocol() {
-                Some(b"h2") => server.http2_only(),
-                _ => server.http1_only(),
-            };
-            let service = service_fn(move |request| answer(desk.clone(), request));
-            let stream = Batched::new(Wary::new(stream));
-            let connection = server.serve_connection(TokioIo::new(stream.clone()), service).into_owned();
-            stream.drive(watcher.watch(connection)).await
-        }
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, "a client connection ended");
     }
 }
 
-/// Waits until the client has said which protocol it speaks. The server that tells them apart waits
-/// without end, and every connection that says nothing would be kept.
-async fn speaks(tcp: &TcpStream) -> io::Result<()> {
+/// Waits until the client has said which protocol it speaks.
+async fn spoken(tcp: &TcpStream) -> io::Result<Protocol> {
     let mut said = [0; PREFACE.len()];
     loop {
         match tcp.peek(&mut said).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            all if all == PREFACE.len() || !PREFACE.starts_with(&said[..all]) => return Ok(()),
+            all if all == PREFACE.len() && said == *PREFACE => return Ok(Protocol::Http2),
+            all if !PREFACE.starts_with(&said[..all]) => return Ok(Protocol::Http1),
             // The beginning of a preface is there already, so that nothing wakes for the rest of it.
             _ => tokio::time::sleep(PREFACE_PAUSE).await,
         }
