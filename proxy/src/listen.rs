@@ -21,13 +21,15 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::{prompt::Prompt, wary::Wary};
+use self::{joined::Joined, prompt::Prompt, timer::Reused, wary::Wary};
 use crate::{
     lifecycle::Proxy,
     workers::{Desk, Workers},
 };
 
+mod joined;
 mod prompt;
+mod timer;
 mod wary;
 
 /// The head of a request must have come within this time.
@@ -160,11 +162,7 @@ impl Arrival {
 impl Server {
     fn new() -> Self {
         let mut http1 = http1::Builder::new();
-        http1
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEAD_BYTES);
+        http1.header_read_timeout(HEADER_TIMEOUT).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD_BYTES);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -185,7 +183,11 @@ impl Server {
         let served = match protocol {
             Protocol::Http1 => {
                 let service = service_fn(move |request| answer(desk.clone(), request));
-                watcher.watch(self.http1.serve_connection(TokioIo::new(stream), service)).await
+                let mut http1 = self.http1.clone();
+                let connection = http1
+                    .timer(Reused::default())
+                    .serve_connection(TokioIo::new(Joined::new(stream)), service);
+                watcher.watch(connection).await
             }
             Protocol::Http2 => {
                 // Each request is a task, and what makes one is moved several times until it is.

@@ -1,6 +1,10 @@
 //! What is counted. Label values come from closed lists only.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{
+    hash::{Hash, Hasher},
+    sync::atomic::AtomicU64,
+    time::Duration,
+};
 
 use http::{HeaderMap, Response};
 use prometheus_client::{
@@ -42,7 +46,7 @@ const PREFIX: &str = "qdrant_router";
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
-    duration: Family<ProtocolLabels, Histogram>,
+    duration: ByProtocol<Histogram>,
     repeats: ByProtocol<Counter>,
     expected_rpcs: ByProtocol<Counter>,
     avoided_rpcs: ByProtocol<Counter<f64, AtomicU64>>,
@@ -58,13 +62,20 @@ pub struct Metrics {
     commit: Gauge,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
     protocol: &'static str,
     class: &'static str,
     operation: &'static str,
     reason: &'static str,
     outcome: &'static str,
+}
+
+/// What differs within an operation is few enough for the rest of the labels to be compared.
+impl Hash for RequestLabels {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.operation.hash(state);
+    }
 }
 
 // === impl Metrics ===
@@ -125,7 +136,7 @@ impl Metrics {
         Self {
             registry,
             requests,
-            duration,
+            duration: ByProtocol::of(&duration),
             repeats: ByProtocol::of(&repeats),
             expected_rpcs: ByProtocol::of(&expected_rpcs),
             avoided_rpcs: ByProtocol::of(&avoided_rpcs),
@@ -155,7 +166,7 @@ impl Metrics {
                 outcome,
             })
             .inc();
-        self.duration.get_or_create(&ProtocolLabels::of(protocol)).observe(took.as_secs_f64());
+        self.duration.get(protocol).observe(took.as_secs_f64());
         if let repeats @ 1.. = routed.attempts.saturating_sub(routed.parts) {
             self.repeats.get(protocol).inc_by(repeats as u64);
         }

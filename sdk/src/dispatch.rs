@@ -293,10 +293,10 @@ impl Dispatcher {
                         self.balance.observe_read(took);
                     }
                     let (head, body) = response.into_parts();
-                    let body = ReplyBody::new(body, in_flight);
-                    let body = if is_primed(job.class) { body.prime().await } else { Ok(body) };
-                    match body {
-                        Ok(body) => {
+                    let mut body = ReplyBody::new(body, in_flight);
+                    let primed = if is_primed(job.class) { body.prime().await } else { Ok(()) };
+                    match primed {
+                        Ok(()) => {
                             let answer =
                                 Answer { response: Response::from_parts(head, body), plan, attempts };
                             if !is_poor {

@@ -6,7 +6,7 @@
 //! which ordering. Nothing is looked for that cannot change the decision, vectors and payloads are
 //! never decoded, and a body that is not understood is forwarded as it is.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use http::{Method, Uri};
 use smallvec::{SmallVec, smallvec};
@@ -90,7 +90,7 @@ pub struct Call {
     /// Its route: a path with placeholders (REST), or the full name of an RPC; `unknown` where it has none.
     pub operation: &'static str,
     /// The collection, where the path names it (REST).
-    collection: Option<Arc<str>>,
+    collection: Option<String>,
     /// The shard, where the path names one (REST).
     shard: Option<ShardId>,
     /// The point, where the path names one (REST).
@@ -172,7 +172,7 @@ pub enum Points {
     /// By a filter, or without looking at ids: every shard may be touched.
     All,
     /// By id.
-    Ids(Vec<PointId>),
+    Ids(SmallVec<[PointId; 1]>),
 }
 
 /// A body does not have the shape that its path asks for. Qdrant will say what is wrong with it.
@@ -267,14 +267,6 @@ impl Call {
         match self.layout {
             Layout::Grpc(method) => grpc::collection(method, body),
             Layout::Rest(_) | Layout::Nothing => self.collection.as_deref(),
-        }
-    }
-
-    /// The same, to be kept.
-    pub(crate) fn shared_collection(&self, body: &[u8]) -> Option<Arc<str>> {
-        match self.layout {
-            Layout::Grpc(method) => grpc::collection(method, body).map(Arc::from),
-            Layout::Rest(_) | Layout::Nothing => self.collection.clone(),
         }
     }
 

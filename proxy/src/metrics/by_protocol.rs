@@ -1,4 +1,4 @@
-//! Counters by protocol, with their labels resolved once: who counts there takes no lock.
+//! Metrics by protocol, with their labels resolved once: who counts there takes no lock.
 
 use prometheus_client::{encoding::EncodeLabelSet, metrics::family::Family};
 use qdrant_router::request::Protocol;
@@ -25,7 +25,7 @@ impl ProtocolLabels {
 
 // === impl ByProtocol ===
 
-impl<M: Clone + Default> ByProtocol<M> {
+impl<M: Clone> ByProtocol<M> {
     /// Those of `family`, which has both from now on.
     pub(super) fn of(family: &Family<ProtocolLabels, M>) -> Self {
         let resolved = |protocol| family.get_or_create_owned(&ProtocolLabels::of(protocol));

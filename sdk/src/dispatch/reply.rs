@@ -6,9 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use smallvec::SmallVec;
 
 use crate::{
     balance::InFlight,
@@ -22,42 +22,53 @@ const PRIMED_BYTES: usize = 64 << 10;
 /// the last byte.
 #[derive(Debug)]
 pub(crate) struct ReplyBody {
-    /// What was read in advance, in order.
-    first: SmallVec<[Frame<Bytes>; 2]>,
+    /// What was read in advance: nearly always one piece, and what came after it, the last first.
+    first: Bytes,
+    more: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
     /// `None` once its end is known.
     rest: Option<NodeBody>,
     in_flight: Option<InFlight>,
 }
 
-// === impl ReplyBody ===
-
 impl ReplyBody {
     pub(crate) fn new(body: NodeBody, in_flight: InFlight) -> Self {
-        Self { first: SmallVec::new(), rest: Some(body), in_flight: Some(in_flight) }
+        Self {
+            first: Bytes::new(),
+            more: Vec::new(),
+            trailers: None,
+            rest: Some(body),
+            in_flight: Some(in_flight),
+        }
     }
 
     /// Reads a short answer to its end, and the beginning of a long one. Until then nothing has gone to
     /// the client, so that a request whose answer breaks off here can be made again elsewhere, or refused
     /// in words.
-    pub(crate) async fn prime(mut self) -> Result<Self, BrokenAnswer> {
-        let Some(mut body) = self.rest.take() else { return Ok(self) };
+    pub(crate) async fn prime(&mut self) -> Result<(), BrokenAnswer> {
         let mut read = 0;
-        while read <= PRIMED_BYTES {
-            match body.frame().await {
-                Some(frame) => {
-                    let frame = frame?;
-                    read += frame.data_ref().map_or(0, Bytes::len);
-                    self.first.push(frame);
+        while read <= PRIMED_BYTES
+            && let Some(body) = &mut self.rest
+        {
+            let Some(frame) = body.frame().await else {
+                self.rest = None;
+                break;
+            };
+            match frame?.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => {
+                    read += data.len();
+                    if self.first.is_empty() {
+                        self.first = data;
+                    } else {
+                        self.more.push(data);
+                    }
                 }
-                None => {
-                    self.first.reverse();
-                    return Ok(self);
-                }
+                Err(frame) => self.trailers = frame.into_trailers().ok(),
             }
         }
-        self.first.reverse();
-        self.rest = Some(body);
-        Ok(self)
+        self.more.reverse();
+        Ok(())
     }
 }
 
@@ -70,8 +81,12 @@ impl Body for ReplyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
         let this = self.get_mut();
-        if let Some(frame) = this.first.pop() {
-            return Poll::Ready(Some(Ok(frame)));
+        if !this.first.is_empty() {
+            let next = this.more.pop().unwrap_or_default();
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::replace(&mut this.first, next)))));
+        }
+        if let Some(trailers) = this.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         let frame = match &mut this.rest {
             Some(body) => ready!(Pin::new(body).poll_frame(cx)),
@@ -85,11 +100,11 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.first.is_empty() && self.trailers.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let read: u64 = self.first.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        let read = self.first.len() as u64 + self.more.iter().map(|data| data.len() as u64).sum::<u64>();
         let mut hint = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper + read);

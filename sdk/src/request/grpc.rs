@@ -301,7 +301,7 @@ fn scope(
     let points = match points {
         _ if !depth.ids => Points::All,
         Location::Structs { field: number, .. } => {
-            let mut ids = Vec::new();
+            let mut ids = SmallVec::new();
             for field in message {
                 let (found, point) = field?;
                 if found == number {
@@ -326,7 +326,7 @@ fn selected(selector: Fields<'_>, depth: Depth) -> Result<Points, NotUnderstood>
     for field in selector {
         match field? {
             (1, list) => {
-                let mut ids = Vec::new();
+                let mut ids = SmallVec::new();
                 for field in list.message()? {
                     if let (1, id) = field? {
                         ids.push(point_id(id)?);

@@ -111,7 +111,7 @@ fn each_of(
         key if key == name => once(&mut scopes, || list(scan, &take)),
         _ => scan.value().map(drop),
     })?;
-    scopes.ok_or(NotUnderstood).map(SmallVec::from_vec)
+    scopes.ok_or(NotUnderstood)
 }
 
 /// An object of one key that names the operation.
@@ -135,8 +135,8 @@ fn operation(scan: &mut Scan<'_>) -> Result<Scope> {
 #[derive(Default)]
 struct Document {
     keys: Option<Keys>,
-    points: Option<Vec<PointId>>,
-    columns: Option<Vec<PointId>>,
+    points: Option<SmallVec<[PointId; 1]>>,
+    columns: Option<SmallVec<[PointId; 1]>>,
     filter: Option<()>,
 }
 
@@ -178,8 +178,8 @@ pub(super) fn id(scan: &mut Scan<'_>) -> Result<PointId> {
 }
 
 /// An array of what `take` takes.
-pub(super) fn list<T>(scan: &mut Scan<'_>, take: impl Fn(&mut Scan<'_>) -> Result<T>) -> Result<Vec<T>> {
-    let mut all = Vec::new();
+fn list<T>(scan: &mut Scan<'_>, take: impl Fn(&mut Scan<'_>) -> Result<T>) -> Result<SmallVec<[T; 1]>> {
+    let mut all = SmallVec::new();
     scan.array(|scan| {
         all.push(take(scan)?);
         Ok(())
@@ -215,7 +215,7 @@ impl Document {
 }
 
 /// The ids of the columnar form.
-fn columns(scan: &mut Scan<'_>) -> Result<Vec<PointId>> {
+fn columns(scan: &mut Scan<'_>) -> Result<SmallVec<[PointId; 1]>> {
     let mut ids = None;
     scan.object(|key, scan| match key {
         b"ids" => once(&mut ids, || list(scan, id)),
@@ -282,7 +282,7 @@ mod tests {
             (
                 Layout::Selector,
                 &format!(r#"{{"points":["{uuid}"]}}"#),
-                Points::Ids(vec![PointId::from_body_str(uuid).expect("a UUID")]),
+                Points::Ids(smallvec![PointId::from_body_str(uuid).expect("a UUID")]),
             ),
         ] {
             assert_eq!(

@@ -186,7 +186,7 @@ fn known(method: &Method, uri: &Uri) -> Option<Call> {
             false => Cow::Borrowed(segment),
         };
         match pattern {
-            "{c}" => call.collection = Some((&*name).into()),
+            "{c}" => call.collection = Some(name.into_owned()),
             "{file}" => call.file = Some(name.into_owned()),
             "{shard}" => call.shard = name.parse().ok(),
             "{peer}" => call.peer = name.parse().ok(),
@@ -268,7 +268,7 @@ mod tests {
             let call = of(&method, &uri);
             assert_eq!((call.class, call.operation), (class, path));
             assert_eq!(call.collection.is_some(), path.contains("{c}"), "{path}");
-            assert!(call.collection.is_none_or(|name| &*name == "my books"), "{path}");
+            assert!(call.collection.is_none_or(|name| name == "my books"), "{path}");
         }
     }
 

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::shards::Touched;
 use crate::{
     request::{Action, Intent},
-    topology::{Collection, PeerId, Replica, Topology, WriteOrdering, leader},
+    topology::{Collection, PeerId, Replica, ReplicaState, Topology, WriteOrdering, leader},
 };
 
 /// What coordinating a request costs: internal RPCs on a node that holds nothing of the shards, and
@@ -30,43 +30,45 @@ pub(crate) struct Avoided {
 impl Costs {
     pub(super) fn of(touched: &Touched, collection: &Collection, intent: &Intent) -> Self {
         let mut costs = Self { without_replica: 0, is_replicated: true, savings: SmallVec::new() };
-        let shards = touched.rounds.iter().flatten().filter_map(|&id| collection.shard(id));
-        for replicas in shards.map(|shard| &shard.replicas) {
-            let readable = || replicas.iter().filter(|replica| replica.state.is_readable());
-            costs.is_replicated &= readable().nth(1).is_some();
+        for &id in touched.rounds.iter().flatten() {
+            let Some(shard) = collection.shard(id) else { continue };
+            let replicas = &shard.replicas[..];
+            let count = |is: fn(ReplicaState) -> bool| replicas.iter().filter(|r| is(r.state)).count() as u32;
+            let readable = count(ReplicaState::is_readable);
+            costs.is_replicated &= readable > 1;
             match (intent.action, intent.affinity) {
                 (Action::Read, Some(affinity)) => {
-                    let first = readable().min_by_key(|replica| affinity.rank(replica.peer));
-                    costs.add(usize::from(first.is_some()), 0, first.into_iter());
+                    let readable = replicas.iter().filter(|replica| replica.state.is_readable());
+                    let first = readable.map(|replica| replica.peer).min_by_key(|&peer| affinity.rank(peer));
+                    costs.add(u32::from(first.is_some()), 0, replicas, |replica| Some(replica.peer) == first);
                 }
                 (Action::Read, None) => {
                     // Without a local replica Qdrant asks two remote ones at once, where there are two.
-                    costs.add(readable().count().min(2), 0, readable());
+                    costs.add(readable.min(2), 0, replicas, |replica| replica.state.is_readable());
                 }
                 (Action::Write(WriteOrdering::Weak), _) => {
-                    let updatable = || replicas.iter().filter(|replica| replica.state.is_updatable());
-                    costs.add(updatable().count(), updatable().count().saturating_sub(1), updatable());
+                    let updatable = count(ReplicaState::is_updatable);
+                    let here = updatable.saturating_sub(1);
+                    costs.add(updatable, here, replicas, |replica| replica.state.is_updatable());
                 }
                 (Action::Write(ordering), _) => {
-                    let updatable = replicas.iter().filter(|replica| replica.state.is_updatable()).count();
+                    let updatable = count(ReplicaState::is_updatable);
+                    let here = updatable.saturating_sub(1);
                     let leader = leader(replicas, ordering);
-                    let leads = replicas.iter().filter(|replica| Some(replica.peer) == leader);
-                    costs.add(updatable, updatable.saturating_sub(1), leads);
+                    costs.add(updatable, here, replicas, |replica| Some(replica.peer) == leader);
                 }
             }
         }
         costs
     }
 
-    /// A shard costs `elsewhere` RPCs, but only `here` on one of `holders`.
-    fn add<'r>(&mut self, elsewhere: usize, here: usize, holders: impl Iterator<Item = &'r Replica>) {
-        let count = |rpcs: usize| u32::try_from(rpcs).unwrap_or(u32::MAX);
-        self.without_replica += count(elsewhere);
-        let saved = count(elsewhere) - count(here);
-        for holder in holders {
-            match self.savings.iter_mut().find(|(peer, _)| *peer == holder.peer) {
-                Some((_, sum)) => *sum += saved,
-                None => self.savings.push((holder.peer, saved)),
+    /// A shard costs `elsewhere` RPCs, but only `here` where one of its replicas lies that `saves` them.
+    fn add(&mut self, elsewhere: u32, here: u32, replicas: &[Replica], saves: impl Fn(&Replica) -> bool) {
+        self.without_replica += elsewhere;
+        for replica in replicas.iter().filter(|replica| saves(replica)) {
+            match self.savings.iter_mut().find(|(peer, _)| *peer == replica.peer) {
+                Some((_, sum)) => *sum += elsewhere - here,
+                None => self.savings.push((replica.peer, elsewhere - here)),
             }
         }
     }

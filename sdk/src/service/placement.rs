@@ -72,7 +72,7 @@ impl Inner {
             plain.as_ptr() == bytes.as_ptr() || admitted.is_none_or(|admitted| admitted.hold(plain.len()))
         });
         let looked_at = if is_blind { &Bytes::new() } else { plain.as_ref().unwrap_or(&bytes) };
-        let collection = call.shared_collection(looked_at);
+        let collection = call.collection(looked_at).map(|name| found.keep(name));
         let (placement, snapshot) = match pin {
             Some(pin) => (pinned(call, pin, &found)?, found),
             None if is_blind => (Placement::Unrouted, found),

@@ -24,10 +24,6 @@ pub struct ResponseBody {
 }
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are of the large kind, which a box would cost an allocation"
-)]
 enum Kind {
     Node(ReplyBody),
     /// Made here; gRPC ends with trailers.

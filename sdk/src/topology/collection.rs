@@ -164,8 +164,12 @@ impl Collection {
     /// The shard with this id.
     #[must_use]
     pub fn shard(&self, id: ShardId) -> Option<&Shard> {
-        let at = self.shards.binary_search_by_key(&id, |shard| shard.id).ok()?;
-        self.shards.get(at)
+        // Most collections have shards 0 to n.
+        let is_meant = |shard: &&Shard| shard.id == id;
+        self.shards.get(id as usize).filter(is_meant).or_else(|| {
+            let at = self.shards.binary_search_by_key(&id, |shard| shard.id).ok()?;
+            self.shards.get(at)
+        })
     }
 }
 

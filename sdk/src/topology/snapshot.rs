@@ -170,6 +170,11 @@ impl Topology {
         self.collections.get(self.resolve(name))
     }
 
+    /// `name` to be kept: shared where a collection of this name is known.
+    pub(crate) fn keep(&self, name: &str) -> Arc<str> {
+        self.collections.get_key_value(name).map_or_else(|| name.into(), |(name, _)| name.clone())
+    }
+
     /// The collections whose placement is known, by name.
     pub fn collections(&self) -> impl Iterator<Item = (&str, &Arc<Collection>)> {
         self.collections.iter().filter_map(|(name, lookup)| match lookup {

@@ -73,7 +73,7 @@ struct Connection {
 pub(super) struct Request {
     is_head: bool,
     /// What is written next, in this order.
-    head: Bytes,
+    head: BytesMut,
     data: Bytes,
     tail: &'static [u8],
     /// What has not been asked for its next piece yet.

@@ -1,7 +1,9 @@
 //! HTTP/1.1 on the wire, as far as a client of one server needs it: a request's head out, an answer's head and body in.
 //!
-//! Nothing here does I/O. What goes out is written from headers that stay where they are, and what comes in is cut out
-//! of the bytes that were read, so that neither is copied.
+//! Nothing here does I/O. What goes out is written from headers that stay where they are, and bodies that come in are cut
+//! out of the bytes that were read; of what comes in, heads alone are copied, once.
+
+use std::mem::MaybeUninit;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -77,7 +79,7 @@ pub(super) fn write_head(
     headers: &HeaderMap,
     length: Length,
     along: &[u8],
-) -> Bytes {
+) -> BytesMut {
     // Most header lines are shorter than this.
     let mut out = BytesMut::with_capacity(128 + target.len() + 48 * headers.len() + along.len());
     out.put_slice(method.as_str().as_bytes());
@@ -110,7 +112,7 @@ pub(super) fn write_head(
     }
     out.put_slice(b"\r\n");
     out.put_slice(along);
-    out.freeze()
+    out
 }
 
 /// The headers that `Connection` names.
@@ -140,17 +142,18 @@ fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
 }
 
 /// What goes before the data of a chunk; the data is followed by an end of line.
-pub(super) fn chunk_head(length: usize) -> Bytes {
-    Bytes::from(format!("{length:x}\r\n"))
+pub(super) fn chunk_head(length: usize) -> BytesMut {
+    BytesMut::from(&*format!("{length:x}\r\n"))
 }
 
 // === the answer ===
 
 /// Takes the head of the answer off `read`; `None` while it is not complete.
 pub(super) fn take_head(read: &mut BytesMut, is_answer_to_head: bool) -> Result<Option<Head>, Malformed> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut parsed = httparse::Response::new(&mut headers);
-    let length = match parsed.parse(read) {
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let length = match parser.parse_response_with_uninit_headers(&mut parsed, read, &mut headers) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if read.len() < MAX_HEAD_BYTES => return Ok(None),
         Ok(httparse::Status::Partial) => return Err(Malformed("its head has no end")),
@@ -168,7 +171,9 @@ pub(super) fn take_head(read: &mut BytesMut, is_answer_to_head: bool) -> Result<
     for line in &*parsed.headers {
         lines.push((place(line.name.as_bytes()), place(line.value)));
     }
-    let head = read.split_to(length).freeze();
+    // A short copy, so that what is read next goes where this was.
+    let head = Bytes::copy_from_slice(&read[..length]);
+    read.advance(length);
     let mut headers = HeaderMap::with_capacity(lines.len());
     let (mut coding, mut length, mut has_connection) = (None, None, false);
     for ((name_at, name_length), (value_at, value_length)) in lines {

@@ -29,7 +29,7 @@ fuzz_target!(|input: &[u8]| {
             continue;
         }
         let intent = call.intent(part, Depth { keys: true, ids: true }).expect("a part is a write");
-        assert_eq!(intent.scopes[0].points, Points::Ids(expected));
+        assert_eq!(intent.scopes[0].points, Points::Ids(expected.into()));
         assert_eq!(intent.scopes[0].keys, whole.scopes[0].keys);
         assert_eq!(intent.action, whole.action);
     }

@@ -210,7 +210,7 @@ fn a_batch_of_updates_has_a_scope_per_operation() {
                 shard_key_selector: key(),
                 ..Default::default()
             }),
-            Points::Ids(vec![PointId::from_body_str(UUID).expect("a UUID")]),
+            Points::Ids(smallvec![PointId::from_body_str(UUID).expect("a UUID")]),
         ),
         (
             Operation::SetPayload(op::SetPayload {

@@ -132,7 +132,12 @@ struct Alike(Option<Shape>);
 
 impl Alike {
     fn add(&mut self, shape: Shape) -> Result<()> {
-        if *self.0.get_or_insert_with(|| shape.clone()) == shape { Ok(()) } else { Err(NotUnderstood) }
+        match &self.0 {
+            Some(first) if *first != shape => return Err(NotUnderstood),
+            Some(_) => {}
+            None => self.0 = Some(shape),
+        }
+        Ok(())
     }
 }
 

@@ -234,6 +234,6 @@ fn every_point_is_in_exactly_one_part() {
         assert_eq!(dealt.len(), points.len());
         let depth = Depth { keys: true, ids: true };
         let whole = call.intent(&body, depth).expect("an intent");
-        assert_eq!(whole.scopes[0].points, Points::Ids(pieces.ids.clone()), "both readings agree");
+        assert_eq!(whole.scopes[0].points, Points::Ids(pieces.ids.clone().into()), "both readings agree");
     }
 }

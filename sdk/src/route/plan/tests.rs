@@ -187,7 +187,7 @@ fn shard_keys_narrow_reads_and_writes() {
     let tenants = collection(&[(1, Some("a"), &[(1, Active)]), (2, Some("b"), &[(2, Active)])]);
     let keys = |key: &str| Keys::Any(vec![ShardKey::Keyword(key.to_owned())]);
     let weak = Action::Write(WriteOrdering::Weak);
-    let ids = || Points::Ids(vec![PointId::Num(5)]);
+    let ids = || Points::Ids(smallvec![PointId::Num(5)]);
     for (action, keys, points, expected) in [
         (Action::Read, keys("b"), Points::All, (vec![2], Reason::ReadableReplica, Some(0))),
         (weak, keys("a"), ids(), (vec![1], Reason::ReplicaHolder, Some(0))),

@@ -1,0 +1,114 @@
+//! Writes the pieces of a short answer as one.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Copying as much costs less than having the system gather it.
+const SHORT_BYTES: usize = 8 << 10;
+
+/// A buffer that has grown beyond this is not kept.
+const MAX_KEPT: usize = 4 << 10;
+
+/// A stream that copies what is short before it writes it.
+#[derive(Debug)]
+pub(super) struct Joined<S> {
+    stream: S,
+    copy: Vec<u8>,
+}
+
+// === impl Joined ===
+
+impl<S> Joined<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, copy: Vec::new() }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Joined<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Self { stream, copy } = self.get_mut();
+        match slices {
+            [one] => Pin::new(stream).poll_write(cx, one),
+            _ if slices.iter().map(|slice| slice.len()).sum::<usize>() > SHORT_BYTES => {
+                Pin::new(stream).poll_write_vectored(cx, slices)
+            }
+            _ => {
+                // What is left over comes again.
+                copy.clear();
+                slices.iter().for_each(|slice| copy.extend_from_slice(slice));
+                let written = Pin::new(stream).poll_write(cx, copy);
+                copy.shrink_to(MAX_KEPT);
+                written
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pieces_arrive_in_their_order_however_long_they_are() {
+        for length in [0, 1, 5_000, SHORT_BYTES + 1] {
+            let (ours, mut theirs) = tokio::io::duplex(4_000);
+            let sent = [b"head ".to_vec(), vec![b'x'; length], b" end".to_vec()].concat();
+            let mut joined = Joined::new(ours);
+            let send = async {
+                let mut done = 0;
+                while done < sent.len() {
+                    let (head, rest) = sent.split_at(done.max(5));
+                    let slices = [IoSlice::new(&head[done.min(5)..]), IoSlice::new(rest)];
+                    let skip = usize::from(done >= 5);
+                    done += poll_fn(|cx| Pin::new(&mut joined).poll_write_vectored(cx, &slices[skip..]))
+                        .await
+                        .expect("a pipe");
+                }
+                drop(joined);
+            };
+            let mut seen = Vec::new();
+            let (_, read) = tokio::join!(send, theirs.read_to_end(&mut seen));
+            read.expect("a pipe");
+            assert!(seen == sent, "{length}");
+        }
+    }
+}
