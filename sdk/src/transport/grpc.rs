@@ -176,7 +176,7 @@ impl Pool {
                     self.relieve(&connection, count);
                     connection
                 }
-                None => self.first().await?,
+                None => Box::pin(self.first()).await?,
             };
             let under_way = UnderWay::begin(state);
             match poll_fn(|cx| sender.poll_ready(cx)).await {

@@ -150,7 +150,8 @@ impl Pool {
         loop {
             let (mut connection, is_fresh) = match self.take() {
                 Some(connection) => (connection, false),
-                None => (self.dial().await?, true),
+                // What is rare lies in a box, so that the future of what is common is small.
+                None => (Box::pin(self.dial()).await?, true),
             };
             begun.set();
             match poll_fn(|cx| connection.poll_exchange(cx, &mut request)).await {
