@@ -33,8 +33,7 @@ impl Costs {
         for &id in touched.rounds.iter().flatten() {
             let Some(shard) = collection.shard(id) else { continue };
             let replicas = &shard.replicas[..];
-            let count = |is: fn(ReplicaState) -> bool| replicas.iter().filter(|r| is(r.state)).count() as u32;
-            let readable = count(ReplicaState::is_readable);
+            let readable = count(replicas, ReplicaState::is_readable);
             costs.is_replicated &= readable > 1;
             match (intent.action, intent.affinity) {
                 (Action::Read, Some(affinity)) => {
@@ -47,12 +46,12 @@ impl Costs {
                     costs.add(readable.min(2), 0, replicas, |replica| replica.state.is_readable());
                 }
                 (Action::Write(WriteOrdering::Weak), _) => {
-                    let updatable = count(ReplicaState::is_updatable);
+                    let updatable = count(replicas, ReplicaState::is_updatable);
                     let here = updatable.saturating_sub(1);
                     costs.add(updatable, here, replicas, |replica| replica.state.is_updatable());
                 }
                 (Action::Write(ordering), _) => {
-                    let updatable = count(ReplicaState::is_updatable);
+                    let updatable = count(replicas, ReplicaState::is_updatable);
                     let here = updatable.saturating_sub(1);
                     let leader = leader(replicas, ordering);
                     costs.add(updatable, here, replicas, |replica| Some(replica.peer) == leader);
@@ -80,14 +79,18 @@ impl Costs {
         Avoided { rpcs: (u64::from(most) * u64::from(nodes)).saturating_sub(all), nodes }
     }
 
-    /// The peers that hold some of it.
-    pub(super) fn holders(&self) -> impl Iterator<Item = PeerId> {
-        self.savings.iter().map(|&(peer, _)| peer)
+    /// The peers that hold some of it, and what each saves.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (PeerId, u32)> {
+        self.savings.iter().copied()
     }
 
     pub(super) fn saved(&self, peer: PeerId) -> Option<u32> {
         self.savings.iter().find(|(holder, _)| *holder == peer).map(|&(_, saved)| saved)
     }
+}
+
+fn count(replicas: &[Replica], is: impl Fn(ReplicaState) -> bool) -> u32 {
+    replicas.iter().map(|replica| u32::from(is(replica.state))).sum()
 }
 
 // === impl Avoided ===

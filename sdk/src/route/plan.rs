@@ -155,17 +155,16 @@ fn among_holders(
 ) -> Option<Plan> {
     let touched = touched(intent, collection, topology.hashing()).ok()?;
     let costs = Costs::of(&touched, collection, intent);
-    let takes_it = |node: &&Node| {
+    let holders = costs.holders().filter_map(|(peer, saved)| Some((topology.node(peer)?, saved)));
+    let usable = holders.filter(|(node, _)| {
         let address = node.address;
         node.reachable
             && !tried.contains(&address)
             && conditions.is_usable(address)
             && conditions.is_current(address)
-    };
-    let holders: SmallVec<[&Node; 8]> =
-        costs.holders().filter_map(|peer| topology.node(peer)).filter(takes_it).collect();
+    });
     let choice = Choice { intent, costs: &costs, shard: touched.first(), topology, conditions, dice };
-    choice.among(&holders)
+    choice.among(usable)
 }
 
 /// What is chosen by, among nodes that hold some of what an operation on points touches.
@@ -179,12 +178,19 @@ struct Choice<'a, C> {
 }
 
 impl<C: Conditions> Choice<'_, C> {
-    /// The node where the fewest internal RPCs are needed; `None` where none of `nodes` holds anything.
-    fn among(&self, nodes: &[&Node]) -> Option<Plan> {
-        let saved = |node: &Node| node.peer.and_then(|peer| self.costs.saved(peer));
-        let most = nodes.iter().filter_map(|node| saved(node)).max()?;
-        let alike: SmallVec<[&Node; 8]> =
-            nodes.iter().copied().filter(|node| saved(node) == Some(most)).collect();
+    /// The node where the fewest internal RPCs are needed, of those that hold something and what each saves.
+    fn among<'n>(&self, holders: impl Iterator<Item = (&'n Node, u32)>) -> Option<Plan> {
+        let mut alike: SmallVec<[&Node; 8]> = SmallVec::new();
+        let mut most = 0;
+        for (node, saved) in holders {
+            if saved > most {
+                alike.clear();
+                most = saved;
+            }
+            if saved == most {
+                alike.push(node);
+            }
+        }
         let expected_rpcs = self.costs.without_replica.saturating_sub(most);
         let lightest = || lighter(&alike, self.conditions, self.dice);
         let (node, reason) = match self.intent.action {
@@ -283,9 +289,11 @@ impl<'a, C: Conditions> Field<'a, C> {
         let costs = Costs::of(&touched, collection, intent);
         let &Self { topology, conditions, dice, .. } = self;
         let choice = Choice { intent, costs: &costs, shard: touched.first(), topology, conditions, dice };
+        let holder = |&node: &&'a Node| Some((node, costs.saved(node.peer?)?));
+        let among = |nodes: &[&'a Node]| choice.among(nodes.iter().filter_map(holder));
         // The last replica is never given up, however poorly its node does.
-        let spared = || choice.among(&self.spared).map(|plan| Plan { is_spared: true, ..plan });
-        choice.among(&self.nodes).or_else(spared).unwrap_or_else(|| Plan {
+        let spared = || among(&self.spared).map(|plan| Plan { is_spared: true, ..plan });
+        among(&self.nodes).or_else(spared).unwrap_or_else(|| Plan {
             expected_rpcs: Some(costs.without_replica),
             avoided: Some(Avoided::NOTHING),
             ..self.any(Reason::NoReplica)

@@ -53,7 +53,7 @@ impl Split {
         let Points::Ids(ids) = &scope.points else { return None };
         // A request that is too large for strict mode must not slip through in parts.
         let is_too_large = collection.max_points_per_write.is_some_and(|limit| ids.len() > limit);
-        if !is_simple || is_too_large || collection.resharding.is_some() {
+        if ids.len() < 2 || !is_simple || is_too_large || collection.resharding.is_some() {
             return None;
         }
         let touched = touched(intent, collection, topology.hashing()).ok()?;
