@@ -19,12 +19,14 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+pub(crate) use self::floods::Floods;
 use self::{prompt::Prompt, wary::Wary};
 use crate::{
     lifecycle::Proxy,
     workers::{Desk, Workers},
 };
 
+mod floods;
 mod prompt;
 mod wary;
 
@@ -155,8 +157,8 @@ async fn serve_connection(
             if !matches!(tokio::time::timeout(HEADER_TIMEOUT, speaks(&tcp)).await, Ok(Ok(()))) {
                 return;
             }
+            let tcp = Batched::new(Wary::new(tcp, desk.floods.clone()));
             let service = service_fn(move |request| answer(desk.clone(), request));
-            let tcp = Batched::new(Wary::new(tcp));
             let connection = server.serve_connection(TokioIo::new(tcp.clone()), service).into_owned();
             tcp.drive(watcher.watch(connection)).await
         }
@@ -168,8 +170,8 @@ async fn serve_connection(
                 Some(b"h2") => server.http2_only(),
                 _ => server.http1_only(),
             };
+            let stream = Batched::new(Wary::new(stream, desk.floods.clone()));
             let service = service_fn(move |request| answer(desk.clone(), request));
-            let stream = Batched::new(Wary::new(stream));
             let connection = server.serve_connection(TokioIo::new(stream.clone()), service).into_owned();
             stream.drive(watcher.watch(connection)).await
         }
