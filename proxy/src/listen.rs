@@ -21,12 +21,14 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+pub(crate) use self::floods::Floods;
 use self::{joined::Joined, prompt::Prompt, timer::Reused, wary::Wary};
 use crate::{
     lifecycle::Proxy,
     workers::{Desk, Workers},
 };
 
+mod floods;
 mod joined;
 mod prompt;
 mod timer;
@@ -194,9 +196,9 @@ impl Server {
                 watcher.watch(connection).await
             }
             Protocol::Http2 => {
+                let stream = Batched::new(Wary::new(stream, desk.floods.clone()));
                 // Each request is a task, and what makes one is moved several times until it is.
                 let service = service_fn(move |request| Box::pin(answer(desk.clone(), request)));
-                let stream = Batched::new(Wary::new(stream));
                 let connection = self.http2.serve_connection(TokioIo::new(stream.clone()), service);
                 stream.drive(watcher.watch(connection)).await
             }

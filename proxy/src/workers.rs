@@ -21,7 +21,10 @@ use tokio::{
     sync::oneshot,
 };
 
-use crate::{lifecycle::Proxy, listen::Arrival};
+use crate::{
+    lifecycle::Proxy,
+    listen::{Arrival, Floods},
+};
 
 /// Running workers. They end when this is dropped.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ struct Worker {
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) proxy: Proxy,
+    pub(crate) floods: Floods,
     own: Option<Mutex<Own>>,
 }
 
@@ -115,12 +119,12 @@ impl Worker {
 impl Desk {
     /// On the proxy's own connections.
     pub(crate) fn shared(proxy: Proxy) -> Self {
-        Self { proxy, own: None }
+        Self { proxy, floods: Floods::default(), own: None }
     }
 
     fn of_worker(proxy: Proxy) -> Self {
         let own = Own::of(proxy.router());
-        Self { proxy, own: Some(Mutex::new(own)) }
+        Self { proxy, floods: Floods::default(), own: Some(Mutex::new(own)) }
     }
 
     /// Takes over what the proxy has after a reload, also where no request comes, until it is told to stop.

@@ -2,11 +2,14 @@
 //!
 //! Pings, settings, priorities, empty data: each frame of HTTP/2 is work, and thousands fit in what one turn of a
 //! connection reads. A connection is read in small pieces at first, and in larger ones as long as what comes are
-//! requests. Where it is other frames mostly, every small piece is a turn of its own, so that a flood has the share of
-//! one connection, and others are served between its pieces. Nothing is held back or taken amiss: window updates for a
-//! large answer come in floods too.
+//! requests. Where it is other frames mostly, every small piece is a turn of its own, so that others are served between
+//! its pieces.
+//!
+//! Such frames are paid for: by requests, and by what is written to the client, whose window updates for a large answer
+//! come in floods too. What nobody has paid for is a flood, and waits in the room of [`Floods`].
 
 use std::{
+    future::Future,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -14,34 +17,45 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::PREFACE;
+use super::{
+    PREFACE,
+    floods::{Floods, Wait},
+};
 
 /// What is read at once of a connection that is not trusted, and from where on it is.
 const LEAST: usize = 512;
 const TRUSTED: usize = 4 << 10;
 
+/// What is read in one turn, whatever it is. A client that uploads without a pause would keep others waiting for
+/// milliseconds.
+const SHARE: usize = 64 << 10;
+
 /// So many frames that ask for nothing in one piece are nothing unusual.
 const USUAL: usize = 8;
+
+/// What such a frame costs, in bytes written to the client: no library updates two windows more often. A request pays
+/// for as much as four kilobytes do: it may be reset, and has a priority.
+const PRICE: usize = 1 << 10;
+const REQUEST: usize = 4 << 10;
+
+/// What a connection may spend at first, and have at most: a burst of window updates follows a large answer.
+const FIRST: usize = 64 << 10;
+const MOST: usize = 1 << 20;
 
 /// The head of a frame, and the kinds that carry requests.
 const HEAD_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 
-/// A connection of a client, read as it deserves.
+/// A connection of HTTP/2, read as it deserves.
 #[derive(Debug)]
 pub(super) struct Wary<S> {
     stream: S,
-    speech: Speech,
-}
-
-/// What a client speaks.
-#[derive(Debug)]
-enum Speech {
-    /// So much of HTTP/2's preface has come.
-    Unknown(usize),
-    Http1,
-    Http2(Frames),
+    frames: Frames,
+    floods: Floods,
+    wait: Option<Wait>,
+    /// What has been read in this turn.
+    read: usize,
 }
 
 /// Where a connection of HTTP/2 stands.
@@ -54,8 +68,20 @@ struct Frames {
     left: usize,
     /// What is read at once.
     piece: usize,
-    /// Others are served before it is read again.
-    gives_way: bool,
+    /// What may be spent on frames that ask for nothing.
+    credit: usize,
+    turn: Turn,
+}
+
+/// When a connection is read again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Turn {
+    #[default]
+    Now,
+    /// After others have been served.
+    Later,
+    /// After the floods before it.
+    Flood,
 }
 
 /// The frames whose heads were in a piece.
@@ -68,8 +94,23 @@ struct Count {
 // === impl Wary ===
 
 impl<S> Wary<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, speech: Speech::Unknown(0) }
+    /// Reads from `stream`, a connection of the worker whose floods wait in `floods`.
+    pub(super) fn new(stream: S, floods: Floods) -> Self {
+        Self { stream, frames: Frames::new(), floods, wait: None, read: 0 }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Wary<S> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let piece = self.frames.piece;
+        if piece >= TRUSTED {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let mut bytes = [0; TRUSTED];
+        let mut part = ReadBuf::new(&mut bytes[..piece.min(buffer.remaining())]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        buffer.put_slice(part.filled());
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -80,28 +121,40 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wary<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.speech.gives_way() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        match std::mem::take(&mut this.frames.turn) {
+            Turn::Now if this.read < SHARE => {}
+            Turn::Now | Turn::Later => {
+                this.read = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Turn::Flood => {
+                let wait = this.floods.wait();
+                this.wait = Some(wait.ok_or_else(|| io::Error::other("one flood of frames too many"))?);
+            }
         }
-        let piece = this.speech.piece();
+        if let Some(wait) = &mut this.wait {
+            ready!(Pin::new(wait).poll(cx));
+            this.wait = None;
+        }
         let before = buffer.filled().len();
-        if piece >= TRUSTED {
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        } else {
-            let mut bytes = [0; TRUSTED];
-            let mut part = ReadBuf::new(&mut bytes[..piece.min(buffer.remaining())]);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut part))?;
-            buffer.put_slice(part.filled());
-        }
-        this.speech.hear(&buffer.filled()[before..]);
+        let Poll::Ready(outcome) = this.poll_piece(cx, buffer) else {
+            this.read = 0;
+            return Poll::Pending;
+        };
+        outcome?;
+        this.read += buffer.filled().len() - before;
+        this.frames.hear(&buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Wary<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        this.frames.earn(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -109,7 +162,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wary<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices))?;
+        this.frames.earn(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -125,50 +181,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wary<S> {
     }
 }
 
-// === impl Speech ===
-
-impl Speech {
-    fn piece(&self) -> usize {
-        match self {
-            Self::Unknown(_) => LEAST,
-            Self::Http1 => TRUSTED,
-            Self::Http2(frames) => frames.piece,
-        }
-    }
-
-    /// Whether it is somebody else's turn; asked once.
-    fn gives_way(&mut self) -> bool {
-        match self {
-            Self::Unknown(_) | Self::Http1 => false,
-            Self::Http2(frames) => std::mem::take(&mut frames.gives_way),
-        }
-    }
-
-    fn hear(&mut self, mut bytes: &[u8]) {
-        if let Self::Unknown(known) = *self {
-            let rest = &PREFACE[known..];
-            let length = rest.len().min(bytes.len());
-            *self = match bytes[..length] == rest[..length] {
-                false => Self::Http1,
-                true if length == rest.len() => Self::Http2(Frames::new()),
-                true => Self::Unknown(known + length),
-            };
-            bytes = &bytes[length..];
-        }
-        if let Self::Http2(frames) = self
-            && !bytes.is_empty()
-        {
-            let count = frames.count(bytes);
-            frames.judge(&count);
-        }
-    }
-}
-
 // === impl Frames ===
 
 impl Frames {
     fn new() -> Self {
-        Self { head: [0; HEAD_BYTES], head_length: 0, left: 0, piece: LEAST, gives_way: false }
+        // The preface is passed over like a payload.
+        let left = PREFACE.len();
+        Self { head: [0; HEAD_BYTES], head_length: 0, left, piece: LEAST, credit: FIRST, turn: Turn::Now }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        let count = self.count(bytes);
+        self.judge(&count);
     }
 
     fn count(&mut self, mut bytes: &[u8]) -> Count {
@@ -186,8 +210,7 @@ impl Frames {
                 self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
                 self.head_length = 0;
                 match kind {
-                    HEADERS => count.requests += 1,
-                    DATA if self.left > 0 => count.requests += 1,
+                    HEADERS | DATA if self.left > 0 => count.requests += 1,
                     _ => count.others += 1,
                 }
             }
@@ -195,19 +218,29 @@ impl Frames {
         count
     }
 
+    fn earn(&mut self, bytes: usize) {
+        self.credit = self.credit.saturating_add(bytes).min(MOST);
+    }
+
     fn judge(&mut self, count: &Count) {
-        if count.others > USUAL + count.requests {
-            self.piece = LEAST;
-            self.gives_way = true;
-        } else {
+        self.earn(REQUEST * count.requests);
+        if count.others <= USUAL + count.requests {
             self.piece = (2 * self.piece).min(TRUSTED);
+            return;
         }
+        self.piece = LEAST;
+        let left = self.credit.checked_sub(PRICE * count.others);
+        self.turn = if left.is_some() { Turn::Later } else { Turn::Flood };
+        self.credit = left.unwrap_or(0);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::Instant,
+    };
 
     use super::*;
 
@@ -226,11 +259,19 @@ mod tests {
 
     /// Reads what was sent, and tells in how many turns.
     async fn read(sent: &[u8]) -> (Vec<u8>, usize) {
-        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        read_after(&[], sent).await
+    }
+
+    /// The same after `answer` was written.
+    async fn read_after(answer: &[u8], sent: &[u8]) -> (Vec<u8>, usize) {
+        let (ours, mut theirs) = tokio::io::duplex(4 << 20);
         theirs.write_all(sent).await.expect("room");
-        drop(theirs);
-        let mut wary = Wary::new(ours);
-        let (mut read, mut turns) = (Vec::new(), 0);
+        theirs.shutdown().await.expect("a pipe");
+        let mut wary = Wary::new(ours, Floods::default());
+        let mut read = vec![0; PREFACE.len().min(sent.len())];
+        wary.read_exact(&mut read).await.expect("a preface");
+        wary.write_all(answer).await.expect("room");
+        let mut turns = 0;
         {
             let mut all = std::pin::pin!(async {
                 // As much at once as a server reads.
@@ -248,15 +289,17 @@ mod tests {
         (read, turns)
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_flood_takes_turns_and_requests_do_not() {
         for (sent, least, most) in [
-            (request().repeat(100), 1, 1),
-            ([pings(USUAL), request().repeat(100)].concat(), 1, 1),
+            (request().repeat(50), 1, 1),
+            (request().repeat(500), 9, 10),
+            ([pings(USUAL), request().repeat(50)].concat(), 1, 1),
             // Thirty pings fit in a piece.
-            (pings(600), 20, 25),
-            ([request().repeat(100), pings(2_000)].concat(), 50, 60),
-            (frame(DATA, &[]).repeat(600), 10, 15),
+            (pings(600), 20, 45),
+            ([request().repeat(100), pings(2_000)].concat(), 50, 120),
+            (frame(DATA, &[]).repeat(600), 10, 25),
+            (frame(HEADERS, &[]).repeat(600), 10, 25),
         ] {
             let sent = [&PREFACE[..], &sent].concat();
             let (read, turns) = read(&sent).await;
@@ -265,18 +308,50 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn http1_is_left_alone() {
-        for sent in
-            ["GET / HTTP/1.1\r\n\r\n".repeat(1000), "P".to_owned(), "PRI * HTTP/1.1\r\n\r\n".repeat(99)]
-        {
-            assert_eq!(read(sent.as_bytes()).await, (sent.into_bytes(), 1));
+    #[tokio::test(start_paused = true)]
+    async fn what_is_paid_for_does_not_wait() {
+        let update = |count| frame(8, &[0, 0, 64, 0]).repeat(count);
+        let reset = [frame(HEADERS, b"request"), frame(3, &[0, 0, 0, 8])].concat();
+        for (answer, sent, waits) in [
+            (0, update(60), false),
+            (0, update(200), true),
+            // Two updates for every two kilobytes.
+            (1 << 20, update(1 << 10), false),
+            (1 << 20, update(2 << 10), true),
+            (0, reset.repeat(10_000), false),
+            // Two hundred of them at once.
+            (
+                0,
+                [frame(HEADERS, b"request").repeat(200), frame(3, &[0, 0, 0, 8]).repeat(200)].concat(),
+                false,
+            ),
+            (0, pings(200), true),
+        ] {
+            let began = Instant::now();
+            read_after(&vec![b'a'; answer], &[&PREFACE[..], &sent].concat()).await;
+            let waited = began.elapsed();
+            assert_eq!(!waited.is_zero(), waits, "{waited:?} for {} bytes after {answer}", sent.len());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_too_many_is_let_go() {
+        let floods = Floods::default();
+        let others: Vec<_> = std::iter::from_fn(|| floods.wait()).collect();
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        theirs.write_all(&[&PREFACE[..], &pings(600)].concat()).await.expect("room");
+        let mut wary = Wary::new(ours, floods);
+        let mut read = Vec::new();
+        wary.read_to_end(&mut read).await.expect_err("no room");
+        assert!(read.len() < 100 * pings(1).len(), "{} bytes", read.len());
+        drop(others);
     }
 
     #[test]
     fn frames_are_counted_wherever_they_are_cut() {
-        let sent = [request(), pings(3), frame(DATA, &[]), request(), frame(250, &[1; 70_000])].concat();
+        let sent =
+            [PREFACE.to_vec(), request(), pings(3), frame(DATA, &[]), request(), frame(250, &[1; 70_000])]
+                .concat();
         for length in [1, 2, 8, 9, 10, 500, sent.len()] {
             let mut frames = Frames::new();
             let mut all = Count::default();

@@ -11,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -33,7 +34,10 @@ use tokio::{
     sync::watch,
 };
 
-use crate::program::eventually;
+use crate::{
+    program::eventually,
+    talk::{END_HEADERS, RST_STREAM, Talk, fields},
+};
 
 /// How many requests are cancelled, half of them over each protocol, unless `QDRANT_ROUTER_CANCELLED` says
 /// otherwise.
@@ -41,6 +45,9 @@ const CANCELLED: usize = 10_000;
 
 /// How many of them are under way together.
 const TOGETHER: usize = 50;
+
+/// How long the node is busy with a stream before it looks at the next.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A node that answers when it is told to, and counts.
 #[derive(Debug, Default)]
@@ -70,6 +77,17 @@ impl Drop for Underway {
     }
 }
 
+/// Takes its time before it looks at the next request.
+#[derive(Clone, Debug)]
+struct Unhurried;
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Unhurried {
+    fn execute(&self, task: F) {
+        std::thread::sleep(LOOK);
+        tokio::spawn(task);
+    }
+}
+
 impl Slow {
     async fn start(ip: IpAddr) -> Arc<Self> {
         let node = Arc::new(Self::default());
@@ -87,7 +105,7 @@ impl Slow {
         tokio::spawn(async move {
             while let Ok((tcp, _)) = grpc.accept().await {
                 counts.accepted.fetch_add(1, SeqCst);
-                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                let connection = hyper::server::conn::http2::Builder::new(Unhurried)
                     .serve_connection(TokioIo::new(tcp), counts.clone().service());
                 let counts = counts.clone();
                 tokio::spawn(async move {
@@ -151,18 +169,24 @@ fn count(proxy: SocketAddr) -> Request<Full<Bytes>> {
         .expect("a request")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn cancelled_requests_cost_no_connection_to_a_node() {
-    let cancelled =
-        env::var("QDRANT_ROUTER_CANCELLED").map_or(CANCELLED, |text| text.parse().expect("a number"));
-    let block = Block::claim().expect("addresses");
+/// A node, and a proxy in front of it.
+async fn serve(block: &Block) -> (Arc<Slow>, SocketAddr, watch::Sender<bool>) {
     let node = Slow::start(block.node(0)).await;
     let router = Router::builder().node(block.node(0).to_string()).build().expect("a router");
     router.topology().surveyed().await;
     let listener = TcpListener::bind((block.proxy(), 6333)).await.expect("a free port");
     let proxy = listener.local_addr().expect("an address");
-    let (_stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
     tokio::spawn(listen::serve(listener, Proxy::new(router), stopped));
+    (node, proxy, stop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_requests_cost_no_connection_to_a_node() {
+    let cancelled =
+        env::var("QDRANT_ROUTER_CANCELLED").map_or(CANCELLED, |text| text.parse().expect("a number"));
+    let block = Block::claim().expect("addresses");
+    let (node, proxy, _stop) = serve(&block).await;
 
     let mut sent = 0;
     let mut sender = connect(proxy).await;
@@ -200,4 +224,40 @@ async fn cancelled_requests_cost_no_connection_to_a_node() {
     // One, and others while that one is busy, of which there are eight at most.
     assert!((1..=8).contains(&node.accepted.load(SeqCst)), "{:?}", node.accepted);
     assert_eq!(node.taken_back.load(SeqCst), 0, "requests that were taken back");
+}
+
+/// What is not known here streams, and has no end once its client is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_break_off_cost_no_connection_to_a_node() {
+    const CLIENTS: usize = 5;
+    const EACH: usize = 12;
+    let block = Block::claim().expect("addresses");
+    let (node, proxy, _stop) = serve(&block).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut tcp = TcpStream::connect(proxy).await.expect("a connection");
+        let mut talk = Talk::begun();
+        for _ in 0..EACH {
+            let block = fields(&[
+                (b":method", b"POST"),
+                (b":scheme", b"http"),
+                (b":authority", b"q"),
+                (b":path", b"/qdrant.Unknown/Call"),
+                (b"content-type", b"application/grpc"),
+            ]);
+            talk.open(END_HEADERS, &block);
+        }
+        tcp.write_all(&talk.bytes).await.expect("requests");
+        clients.push(tcp);
+    }
+    node.has_begun(1).await;
+    for tcp in &mut clients {
+        let mut talk = Talk::default();
+        (0..EACH as u32).for_each(|stream| talk.frame(RST_STREAM, 0, 2 * stream + 1, &[0, 0, 0, 8]));
+        tcp.write_all(&talk.bytes).await.expect("resets");
+    }
+    let all = CLIENTS * EACH;
+    let ended = || node.taken_back.load(SeqCst) >= all || node.ended.load(SeqCst) > 0;
+    eventually("the node has seen all of them end", async || ended()).await;
+    assert_eq!(node.ended.load(SeqCst), 0, "connections for gRPC that were lost");
 }

@@ -7,14 +7,15 @@ use std::{
     env,
     net::SocketAddr,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::StatusCode;
 use testkit::Block;
 
 use crate::{
-    attack::{WellBehaved, attack},
+    attack::attack,
+    polite::{Nodes, WellBehaved},
     process::{MAX_GROWTH, Memory},
     program::{Program, eventually, get},
     spy::Spies,
@@ -40,30 +41,26 @@ async fn attackers() {
     attack(ports, Generator::seeded(seed), requests, (rate > 0).then_some(rate as f64)).await;
 }
 
-fn number(variable: &str, default: u64) -> u64 {
+pub(crate) fn number(variable: &str, default: u64) -> u64 {
     env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn hostile_input_is_forwarded_plainly_or_not_at_all_and_harms_nobody_else() {
-    let (requests, seed) = (number("QDRANT_ROUTER_HOSTILE", REQUESTS), number("QDRANT_ROUTER_SEED", SEED));
-    let block = Block::claim().expect("addresses");
-    let spies = Spies::start(&block).await;
-    let nodes = [0, 1].map(|node| format!("--node={}", block.node(node)));
-    let program = Program::serve(block.proxy(), &[&nodes[0], &nodes[1], "--log=warn"]);
-    eventually("it is ready", async || {
-        get(block.proxy(), 9633, "/readyz").await.is_some_and(|(status, _)| status == StatusCode::OK)
-    })
-    .await;
-    let ports = [6333, 6334].map(|port| SocketAddr::new(block.proxy(), port));
+/// The flag that says how many workers the router has.
+pub(crate) fn workers() -> String {
+    format!("--workers={}", number("QDRANT_ROUTER_HOSTILE_WORKERS", 2))
+}
 
-    let well_behaved = WellBehaved::start(ports[0], ports[1]);
+/// Sends so many generated requests to the ports of `program`, while well-behaved clients are answered; tells how
+/// far its memory has grown over it.
+pub(crate) async fn attacked(program: &Program, ports: [SocketAddr; 2], nodes: Nodes, requests: u64) -> u64 {
+    let seed = number("QDRANT_ROUTER_SEED", SEED);
+    let well_behaved = WellBehaved::start(ports[0], ports[1], nodes);
     tokio::time::sleep(ALONE).await;
     let mut alone = well_behaved.end().await;
     assert_eq!(alone.failures, Vec::<String>::new());
 
-    let memory = Memory::of(&program);
-    let well_behaved = WellBehaved::start(ports[0], ports[1]);
+    let memory = Memory::of(program);
+    let well_behaved = WellBehaved::start(ports[0], ports[1], nodes);
     let mut attackers = Command::new("nice");
     attackers
         .args(["-n", "19"])
@@ -73,25 +70,44 @@ async fn hostile_input_is_forwarded_plainly_or_not_at_all_and_harms_nobody_else(
         .env("QDRANT_ROUTER_HOSTILE", requests.to_string())
         .env("QDRANT_ROUTER_SEED", seed.to_string())
         .stdout(Stdio::null());
+    let began = Instant::now();
     let ended = tokio::task::spawn_blocking(move || attackers.status()).await.expect("no panic");
     assert!(ended.expect("a process").success(), "the attackers gave up");
+    let took = began.elapsed();
     let mut served = well_behaved.end().await;
     let growth = memory.growth();
-
-    let (p99_alone, p99) = (alone.p99(), served.p99());
-    let seen = std::mem::take(&mut *spies.seen());
     println!(
-        "{requests} hostile requests from seed {seed}: {} forwarded, {} broke off; {} well-behaved ones answered, \
-         p99 {p99_alone:?} alone and {p99:?} under attack; memory grew by {} KiB",
-        seen.forwarded,
-        seen.broken_off,
+        "{requests} hostile requests from seed {seed}, {:.0} a second; {} well-behaved ones answered, p99 {:?} alone \
+         and {:?} under attack; memory grew by {} KiB",
+        requests as f64 / took.as_secs_f64(),
         served.count(),
+        alone.p99(),
+        served.p99(),
         growth >> 10,
     );
+    assert_eq!(served.failures, Vec::<String>::new());
+    growth
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_input_is_forwarded_plainly_or_not_at_all_and_harms_nobody_else() {
+    let requests = number("QDRANT_ROUTER_HOSTILE", REQUESTS);
+    let block = Block::claim().expect("addresses");
+    let spies = Spies::start(&block).await;
+    let nodes = [0, 1].map(|node| format!("--node={}", block.node(node)));
+    let program = Program::serve(block.proxy(), &[&nodes[0], &nodes[1], &workers(), "--log=warn"]);
+    eventually("it is ready", async || {
+        get(block.proxy(), 9633, "/readyz").await.is_some_and(|(status, _)| status == StatusCode::OK)
+    })
+    .await;
+    let ports = [6333, 6334].map(|port| SocketAddr::new(block.proxy(), port));
+    let growth = attacked(&program, ports, Nodes::Spies, requests).await;
+
+    let seen = std::mem::take(&mut *spies.seen());
+    println!("{} forwarded, {} broke off", seen.forwarded, seen.broken_off);
     let said = program.said();
     assert!(!said.contains("panicked"), "{said}");
     assert_eq!(seen.mistakes, Vec::<String>::new());
-    assert_eq!(served.failures, Vec::<String>::new());
     assert!(seen.forwarded > requests / 20, "the nodes have seen {} requests", seen.forwarded);
     assert!(growth <= MAX_GROWTH, "memory grew by {growth} bytes");
 }

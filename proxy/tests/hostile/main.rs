@@ -2,14 +2,17 @@
 //! else.
 //!
 //! `QDRANT_ROUTER_HOSTILE` says how many generated requests are sent, `QDRANT_ROUTER_HOSTILE_RATE` how many a second,
-//! and `QDRANT_ROUTER_SEED` which.
+//! `QDRANT_ROUTER_SEED` which, and `QDRANT_ROUTER_HOSTILE_WORKERS` how many threads the router has for them.
+//! `QDRANT_BIN` names a server for what is tried on a cluster.
 
 mod ambiguity;
 mod attack;
 mod cancelled;
+mod cluster;
 mod frames;
 mod generated;
 mod marker;
+mod polite;
 mod pressure;
 mod process;
 #[path = "../program/program.rs"]

@@ -9,6 +9,9 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
+/// A piece of this size goes on alone.
+const LONG: usize = 4 << 10;
+
 /// Any error, as bodies of any kind have them.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -18,7 +21,15 @@ pub(crate) enum Body {
     /// In memory; can be sent again.
     Full(Bytes),
     /// Read from the client as the node takes it; can be sent once.
-    Stream(UnsyncBoxBody<Bytes, BoxError>),
+    Stream(Incoming),
+}
+
+/// A body that comes from a client. What is there at once goes on at once: each piece costs a call of the system on its
+/// way to the node, and a client may send thousands of single bytes.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    body: UnsyncBoxBody<Bytes, BoxError>,
+    end: Option<Result<(), BoxError>>,
 }
 
 /// What [`collect`] made of a body.
@@ -44,11 +55,7 @@ impl Body {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        if body.is_end_stream() {
-            Self::Full(Bytes::new())
-        } else {
-            Self::Stream(body.map_err(Into::into).boxed_unsync())
-        }
+        if body.is_end_stream() { Self::Full(Bytes::new()) } else { Self::Stream(Incoming::new(body)) }
     }
 }
 
@@ -63,26 +70,59 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            // Trailers of a request have no meaning to Qdrant, whose REST server takes them for a broken body.
-            Self::Stream(stream) => Poll::Ready(
-                ready!(Pin::new(stream).poll_frame(cx))
-                    .filter(|frame| !frame.as_ref().is_ok_and(Frame::is_trailers)),
-            ),
+            Self::Stream(stream) => stream.poll_data(cx).map_ok(Frame::data),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Stream(stream) => stream.is_end_stream(),
+            Self::Stream(stream) => stream.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream(stream) => stream.size_hint(),
+            Self::Stream(stream) => stream.body.size_hint(),
         }
+    }
+}
+
+// === impl Incoming ===
+
+impl Incoming {
+    fn new<B>(body: B) -> Self
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self { body: body.map_err(Into::into).boxed_unsync(), end: None }
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
+        let mut chunks = Chunks::default();
+        while chunks.length < LONG && self.end.is_none() {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers of a request have no meaning to Qdrant, whose REST server takes them for a broken body.
+                    chunks.push(frame.into_data().unwrap_or_default(), None);
+                }
+                Poll::Ready(Some(Err(error))) => self.end = Some(Err(error)),
+                Poll::Ready(None) => self.end = Some(Ok(())),
+                Poll::Pending if chunks.length == 0 => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        if chunks.length > 0 {
+            return Poll::Ready(Some(Ok(chunks.into_bytes())));
+        }
+        let end = self.end.replace(Ok(()));
+        Poll::Ready(end.and_then(Result::err).map(Err))
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.end, Some(Ok(()))) || self.end.is_none() && self.body.is_end_stream()
     }
 }
 
@@ -115,7 +155,7 @@ where
             chunks.push(data, None);
             let read = chunks.into_bytes();
             let resumed = Resumed { read: Some(read.clone()), rest: body };
-            return Ok(Collected::TooLarge { read, body: Body::Stream(resumed.boxed_unsync()) });
+            return Ok(Collected::TooLarge { read, body: Body::Stream(Incoming::new(resumed)) });
         }
         chunks.push(data, announced.exact());
     }
@@ -235,6 +275,22 @@ mod tests {
             }
             Collected::Whole(_) => panic!("it does not fit"),
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_there_at_once_goes_on_at_once() {
+        let long = Bytes::from(vec![b'l'; LONG]);
+        let short = |number: usize| (0..number).map(|_| Ok(Frame::data(Bytes::from_static(b"s"))));
+        let broken = || [Err::<Frame<Bytes>, BoxError>("broken".into())];
+        let frames = short(600).chain([Ok(Frame::data(long))]).chain(short(3)).chain(broken());
+        let mut body = Body::stream(StreamBody::new(stream::iter(frames.collect::<Vec<_>>())));
+        for expected in [600 + LONG, 3] {
+            let data = body.frame().await.expect("a frame").expect("data").into_data().expect("data");
+            assert_eq!(data.len(), expected);
+        }
+        let error = body.frame().await.expect("an end").expect_err("it broke off");
+        assert_eq!(error.to_string(), "broken");
+        assert!(body.frame().await.is_none());
     }
 
     #[tokio::test]

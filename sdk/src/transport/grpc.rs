@@ -100,8 +100,13 @@ struct Upload {
     body: Body,
     /// What the node has no room for yet.
     waiting: Bytes,
-    stream: SendStream<Bytes>,
+    /// `None` once all has been sent.
+    stream: Option<SendStream<Bytes>>,
 }
+
+/// How long a stream is left open whose upload has broken off: by then the node has looked at it. Qdrant ends a
+/// connection on which more than twenty streams were reset before.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Counts a request until it is dropped.
 #[derive(Debug)]
@@ -155,7 +160,9 @@ impl Pool {
                 let _ = stream.send_data(bytes, true);
                 None
             }
-            body @ Body::Stream(_) => Some(Box::new(Upload { body, waiting: Bytes::new(), stream })),
+            body @ Body::Stream(_) => {
+                Some(Box::new(Upload { body, waiting: Bytes::new(), stream: Some(stream) }))
+            }
         };
         let response = poll_fn(|cx| {
             if upload.as_mut().is_some_and(|upload| upload.poll(cx).is_ready()) {
@@ -324,32 +331,45 @@ impl Drop for UnderWay {
 impl Upload {
     /// Sends what the node has room for; ready when there is no more to send, or nobody to send it to.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(()) };
         loop {
             if self.waiting.is_empty() {
                 match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                     Some(Ok(frame)) => {
                         self.waiting = frame.into_data().unwrap_or_default();
-                        self.stream.reserve_capacity(self.waiting.len());
+                        stream.reserve_capacity(self.waiting.len());
                         continue;
                     }
-                    Some(Err(_)) => {
-                        self.stream.send_reset(h2::Reason::CANCEL);
-                        return Poll::Ready(());
-                    }
+                    Some(Err(_)) => return Poll::Ready(()),
                     None => {
-                        let _ = self.stream.send_data(Bytes::new(), true);
+                        let _ = stream.send_data(Bytes::new(), true);
+                        self.stream = None;
                         return Poll::Ready(());
                     }
                 }
             }
             // An error here is told by the answer, too.
-            while self.stream.capacity() == 0 {
-                let Some(Ok(_)) = ready!(self.stream.poll_capacity(cx)) else { return Poll::Ready(()) };
+            while stream.capacity() == 0 {
+                let Some(Ok(_)) = ready!(stream.poll_capacity(cx)) else { return Poll::Ready(()) };
             }
-            let now = self.waiting.split_to(self.stream.capacity().min(self.waiting.len()));
-            if self.stream.send_data(now, false).is_err() {
+            let now = self.waiting.split_to(stream.capacity().min(self.waiting.len()));
+            if stream.send_data(now, false).is_err() {
                 return Poll::Ready(());
             }
+        }
+    }
+}
+
+impl Drop for Upload {
+    /// What breaks off is reset, and never ends as if it were whole; but not at once.
+    fn drop(&mut self) {
+        if let Some(mut stream) = self.stream.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move {
+                tokio::time::sleep(GRACE).await;
+                stream.send_reset(h2::Reason::CANCEL);
+            });
         }
     }
 }

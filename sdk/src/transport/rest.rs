@@ -113,7 +113,7 @@ impl Pool {
         let target = absolute.as_deref().unwrap_or(target);
         let length = match &body {
             Body::Full(bytes) => Length::Known(bytes.len() as u64),
-            Body::Stream(stream) => stream.size_hint().exact().map_or(Length::Unknown, Length::Known),
+            stream @ Body::Stream(_) => stream.size_hint().exact().map_or(Length::Unknown, Length::Known),
         };
         // A short body goes out in one piece with the head: copying it costs less than having the system gather two.
         let (along, data, body) = match body {

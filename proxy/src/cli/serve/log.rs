@@ -47,7 +47,10 @@ impl Log {
     }
 }
 
+/// Warns at each frame of a kind of which a stranger may send thousands.
+const CHATTY: &str = "h2::proto::ping_pong";
+
 /// The filter that `text` describes. Lines of the access log have a key of their own, and always pass.
 fn parse(text: &str) -> EnvFilter {
-    EnvFilter::new(format!("{text},{TARGET}=info"))
+    EnvFilter::new(format!("{CHATTY}=error,{text},{TARGET}=info"))
 }
