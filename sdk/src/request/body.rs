@@ -12,6 +12,12 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 /// A piece of this size goes on alone.
 const LONG: usize = 4 << 10;
 
+/// Shorter ones are gathered in blocks.
+const BLOCK: usize = 64 << 10;
+
+/// So much is copied at once.
+const TURN: usize = 256 << 10;
+
 /// Any error, as bodies of any kind have them.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -106,7 +112,7 @@ impl Incoming {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     // Trailers of a request have no meaning to Qdrant, whose REST server takes them for a broken body.
-                    chunks.push(frame.into_data().unwrap_or_default(), None);
+                    chunks.push(frame.into_data().unwrap_or_default());
                 }
                 Poll::Ready(Some(Err(error))) => self.end = Some(Err(error)),
                 Poll::Ready(None) => self.end = Some(Ok(())),
@@ -147,46 +153,97 @@ where
         _ => 0,
     };
     let mut body = body.map_err(Into::into).boxed_unsync();
-    let mut chunks = Chunks::default();
+    let mut chunks = Chunks::announced(announced.exact());
     while let Some(frame) = body.frame().await {
         // Trailers of a request have no meaning to Qdrant.
         let Ok(data) = frame?.into_data() else { continue };
         if chunks.length + data.len() > limit || !hold(data.len()) {
-            chunks.push(data, None);
-            let read = chunks.into_bytes();
+            chunks.push(data);
+            let read = chunks.gather().await;
             let resumed = Resumed { read: Some(read.clone()), rest: body };
             return Ok(Collected::TooLarge { read, body: Body::Stream(Incoming::new(resumed)) });
         }
-        chunks.push(data, announced.exact());
+        chunks.push(data);
     }
-    Ok(Collected::Whole(chunks.into_bytes()))
+    Ok(Collected::Whole(chunks.gather().await))
 }
 
 /// Gathers chunks; a body that comes in one piece is not copied.
+///
+/// A buffer that grows is copied over and over, for milliseconds at a time where the body is large. So chunks go to
+/// their place at once only where that is known from the beginning; else they are kept as they are until all have come.
 #[derive(Default)]
 struct Chunks {
+    announced: usize,
     first: Bytes,
+    more: Vec<Bytes>,
+    /// Short chunks, which would take more memory each by itself; all chunks, where their place is known.
     gathered: BytesMut,
     length: usize,
 }
 
 impl Chunks {
-    fn push(&mut self, data: Bytes, announced: Option<u64>) {
+    /// Of a body of this length, as far as it has told.
+    fn announced(length: Option<u64>) -> Self {
+        let announced = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+        Self { announced, ..Self::default() }
+    }
+
+    fn push(&mut self, data: Bytes) {
         self.length += data.len();
         if self.length == data.len() {
             self.first = data;
-            return;
+        } else if self.announced > 0 {
+            if self.gathered.is_empty() {
+                self.gathered.reserve(self.announced.max(self.length));
+                self.gathered.extend_from_slice(&self.first);
+                self.first = Bytes::new();
+            }
+            self.gathered.extend_from_slice(&data);
+        } else if data.len() < LONG {
+            self.gathered.extend_from_slice(&data);
+            if self.gathered.len() >= BLOCK {
+                self.more.push(self.gathered.split().freeze());
+            }
+        } else {
+            if !self.gathered.is_empty() {
+                self.more.push(self.gathered.split().freeze());
+            }
+            self.more.push(data);
         }
-        if self.gathered.is_empty() {
-            let announced = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-            self.gathered.reserve(announced.max(self.length));
-            self.gathered.extend_from_slice(&self.first);
-        }
-        self.gathered.extend_from_slice(&data);
     }
 
+    /// All of it, with others having their turn in between.
+    async fn gather(self) -> Bytes {
+        if self.more.is_empty() {
+            return self.into_bytes();
+        }
+        let mut whole = BytesMut::with_capacity(self.length);
+        let mut turn = 0;
+        for chunk in [self.first].into_iter().chain(self.more).chain([self.gathered.freeze()]) {
+            whole.extend_from_slice(&chunk);
+            turn += chunk.len();
+            if turn >= TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        whole.freeze()
+    }
+
+    /// All of it, at once.
     fn into_bytes(self) -> Bytes {
-        if self.gathered.is_empty() { self.first } else { self.gathered.freeze() }
+        if self.more.is_empty() && self.gathered.is_empty() {
+            return self.first;
+        }
+        if self.more.is_empty() && self.first.is_empty() {
+            return self.gathered.freeze();
+        }
+        let mut whole = BytesMut::with_capacity(self.length);
+        whole.extend_from_slice(&self.first);
+        self.more.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+        whole.extend_from_slice(&self.gathered);
+        whole.freeze()
     }
 }
 
@@ -236,6 +293,25 @@ mod tests {
         StreamBody::new(stream::iter(frames))
     }
 
+    /// A body that may tell its length in advance.
+    struct Announced<B>(B, Option<u64>);
+
+    impl<B: HttpBody + Unpin> HttpBody for Announced<B> {
+        type Data = B::Data;
+        type Error = B::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.1.map_or_else(SizeHint::new, SizeHint::with_exact)
+        }
+    }
+
     async fn read(body: Body) -> Bytes {
         body.collect().await.expect("a body").to_bytes()
     }
@@ -274,6 +350,22 @@ mod tests {
                 assert_eq!((seen, read(body).await), ("abcd".into(), "abcdef".into()));
             }
             Collected::Whole(_) => panic!("it does not fit"),
+        }
+    }
+
+    #[tokio::test]
+    async fn chunks_of_all_sizes_are_put_together_in_their_order() {
+        for announced in [false, true] {
+            let sizes =
+                [1, 0, 5_000, 3, LONG, 100_000, 2, 2].into_iter().chain([700; 200]).chain([400_000, 9]);
+            let chunks: Vec<Bytes> =
+                sizes.enumerate().map(|(n, size)| Bytes::from(vec![n as u8; size])).collect();
+            let whole = chunks.concat();
+            let frames = stream::iter(chunks.into_iter().map(|data| Ok::<_, BoxError>(Frame::data(data))));
+            let length = announced.then_some(whole.len() as u64);
+            let collected = collect(Announced(StreamBody::new(frames), length), usize::MAX, |_| true).await;
+            let Ok(Collected::Whole(bytes)) = collected else { panic!("{collected:?}") };
+            assert!(bytes == whole, "announced: {announced}");
         }
     }
 
