@@ -1,8 +1,8 @@
 //! The room in which floods wait.
 //!
 //! Connections of one worker that send too much that asks for nothing share what one of them may cost: one after the
-//! other has its turn, with a pause before each. The room is small, and whoever finds it full has to go, so that a crowd
-//! of them holds neither the worker nor its connections up.
+//! other has its turn, with a pause before each. The room is small, and whoever finds it full and has done nothing but
+//! flood has to go, so that a crowd of them holds neither the worker nor its connections up.
 
 use std::{
     future::Future,
@@ -37,12 +37,12 @@ pub(super) struct Wait {
 // === impl Floods ===
 
 impl Floods {
-    /// Has a connection wait for those that came before it; `None` where there is no room.
-    pub(super) fn wait(&self) -> Option<Wait> {
+    /// Has a connection wait for those that came before it; `None` where there is no room, unless it `may_stay`.
+    pub(super) fn wait(&self, may_stay: bool) -> Option<Wait> {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
-        let pauses = u32::try_from(before + 1).unwrap_or(u32::MAX);
+        let pauses = u32::try_from(before.min(MAX_WAITING) + 1).unwrap_or(u32::MAX);
         let wait = Wait { sleep: Box::pin(tokio::time::sleep(PAUSE * pauses)), room: self.clone() };
-        (before < MAX_WAITING).then_some(wait)
+        (before < MAX_WAITING || may_stay).then_some(wait)
     }
 }
 
@@ -74,9 +74,10 @@ mod tests {
         let room = Floods::default();
         let began = Instant::now();
         for _ in 0..3 {
-            let waiting: Vec<_> = (0..MAX_WAITING).map_while(|_| room.wait()).collect();
+            let waiting: Vec<_> = (0..MAX_WAITING).map_while(|_| room.wait(false)).collect();
             assert_eq!(waiting.len(), MAX_WAITING);
-            assert!(room.wait().is_none(), "the room is full");
+            assert!(room.wait(false).is_none(), "the room is full");
+            assert!(room.wait(true).is_some(), "but for those that do more than flood");
             let turns = waiting.into_iter().map(async |wait| {
                 wait.await;
                 began.elapsed()

@@ -1,8 +1,8 @@
 //! The timer of one HTTP/1.1 connection.
 //!
 //! A connection waits for the head of a request over and over, each time with a time-out that hardly ever ends it. To
-//! make, register and remove a timer each time costs more than all else about it; one that is set to a later moment
-//! stays where it is.
+//! make, register and remove a timer each time costs more than all else about it; one that is only set to a later moment
+//! stays registered. It may wake its connection once, for nothing, during a long request.
 
 use std::{
     future::Future,

@@ -70,6 +70,8 @@ struct Frames {
     piece: usize,
     /// What may be spent on frames that ask for nothing.
     credit: usize,
+    /// Whether anything was earned since it last flooded.
+    has_earned: bool,
     turn: Turn,
 }
 
@@ -129,7 +131,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wary<S> {
                 return Poll::Pending;
             }
             Turn::Flood => {
-                let wait = this.floods.wait();
+                let has_earned = std::mem::take(&mut this.frames.has_earned);
+                let wait = this.floods.wait(has_earned);
                 this.wait = Some(wait.ok_or_else(|| io::Error::other("one flood of frames too many"))?);
             }
         }
@@ -187,7 +190,15 @@ impl Frames {
     fn new() -> Self {
         // The preface is passed over like a payload.
         let left = PREFACE.len();
-        Self { head: [0; HEAD_BYTES], head_length: 0, left, piece: LEAST, credit: FIRST, turn: Turn::Now }
+        Self {
+            head: [0; HEAD_BYTES],
+            head_length: 0,
+            left,
+            piece: LEAST,
+            credit: FIRST,
+            has_earned: false,
+            turn: Turn::Now,
+        }
     }
 
     fn hear(&mut self, bytes: &[u8]) {
@@ -220,6 +231,7 @@ impl Frames {
 
     fn earn(&mut self, bytes: usize) {
         self.credit = self.credit.saturating_add(bytes).min(MOST);
+        self.has_earned |= bytes > 0;
     }
 
     fn judge(&mut self, count: &Count) {
@@ -337,7 +349,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_too_many_is_let_go() {
         let floods = Floods::default();
-        let others: Vec<_> = std::iter::from_fn(|| floods.wait()).collect();
+        let others: Vec<_> = std::iter::from_fn(|| floods.wait(false)).collect();
         let (ours, mut theirs) = tokio::io::duplex(1 << 20);
         theirs.write_all(&[&PREFACE[..], &pings(600)].concat()).await.expect("room");
         let mut wary = Wary::new(ours, floods);

@@ -113,3 +113,33 @@ impl Body for ReplyBody {
         hint
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_in_advance_comes_in_its_order() {
+        let piece = Bytes::from_static;
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        let mut body = ReplyBody {
+            first: piece(b"one"),
+            more: vec![piece(b"three"), piece(b"two")],
+            trailers: Some(trailers.clone()),
+            rest: None,
+            in_flight: None,
+        };
+        for (text, left) in [("one", 8), ("two", 5), ("three", 0)] {
+            let frame = body.frame().await.expect("a frame").expect("no error");
+            assert_eq!(frame.into_data().expect("data"), text);
+            assert_eq!(body.size_hint().exact(), Some(left));
+            assert!(!body.is_end_stream(), "trailers are to come");
+        }
+        let frame = body.frame().await.expect("a frame").expect("no error");
+        assert_eq!(frame.into_trailers().expect("trailers"), trailers);
+        assert!(body.is_end_stream() && body.frame().await.is_none());
+    }
+}

@@ -153,11 +153,13 @@ where
         _ => 0,
     };
     let mut body = body.map_err(Into::into).boxed_unsync();
-    let mut chunks = Chunks::announced(announced.exact());
+    let mut chunks = Chunks::of(announced.exact());
     while let Some(frame) = body.frame().await {
         // Trailers of a request have no meaning to Qdrant.
         let Ok(data) = frame?.into_data() else { continue };
         if chunks.length + data.len() > limit || !hold(data.len()) {
+            // Nothing is reserved for the rest, which is not to be kept.
+            chunks.announced = 0;
             chunks.push(data);
             let read = chunks.gather().await;
             let resumed = Resumed { read: Some(read.clone()), rest: body };
@@ -184,7 +186,7 @@ struct Chunks {
 
 impl Chunks {
     /// Of a body of this length, as far as it has told.
-    fn announced(length: Option<u64>) -> Self {
+    fn of(length: Option<u64>) -> Self {
         let announced = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
         Self { announced, ..Self::default() }
     }

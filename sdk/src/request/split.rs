@@ -5,8 +5,6 @@
 //! are, never decoded or encoded. Everything else in the body (conditions, shard key, payload of a
 //! payload operation) goes into every part, and the order of points within a part is that of the whole.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 
 use super::{Call, Layout, NotUnderstood, grpc};
@@ -62,12 +60,6 @@ impl Pieces {
             Cut::Protobuf(cut) => grpc::frame(&protobuf::part(cut, &self.body[grpc::HEADER..], keeps)),
         }
     }
-}
-
-/// Where `inner` lies in `outer`, of which it must be a part.
-fn span(outer: &[u8], inner: &[u8]) -> Range<usize> {
-    let start = inner.as_ptr() as usize - outer.as_ptr() as usize;
-    start..start + inner.len()
 }
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ pub struct Topology {
     pub(super) nodes: Arc<[Node]>,
     pub(super) fallback: Arc<[Address]>,
     pub(super) aliases: Arc<HashMap<String, String>>,
+    /// Names that clients made up are in it, too, but never so many that their hashes could matter.
     pub(super) collections: Arc<FxHashMap<Arc<str>, Lookup>>,
     pub(super) applied: Applied,
     pub(super) hashing: Hashing,

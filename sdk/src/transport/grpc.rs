@@ -29,7 +29,12 @@ use super::{
     Begun, BrokenAnswer, Outgoing, SendError, Sent, is_of_one_connection, open::Count,
     strip_connection_headers, wire::Named,
 };
-use crate::{batch::Batched, connect::Dialer, request::Body, topology::chain};
+use crate::{
+    batch::Batched,
+    connect::Dialer,
+    request::{Body, BoxError},
+    topology::chain,
+};
 
 /// A quiet connection is asked whether it still lives this often,
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -100,8 +105,11 @@ struct Upload {
     body: Body,
     /// What the node has no room for yet.
     waiting: Bytes,
-    /// `None` once all has been sent.
+    /// `None` once all has been sent, or nobody takes it any more.
     stream: Option<SendStream<Bytes>>,
+    /// Whether the node has answered, and so has looked at the stream.
+    is_answered: bool,
+    state: Arc<State>,
 }
 
 /// How long a stream is left open whose upload has broken off: by then the node has looked at it. Qdrant ends a
@@ -161,17 +169,26 @@ impl Pool {
                 None
             }
             body @ Body::Stream(_) => {
-                Some(Box::new(Upload { body, waiting: Bytes::new(), stream: Some(stream) }))
+                let (stream, state) = (Some(stream), under_way.0.clone());
+                Some(Box::new(Upload { body, waiting: Bytes::new(), stream, is_answered: false, state }))
             }
         };
         let response = poll_fn(|cx| {
-            if upload.as_mut().is_some_and(|upload| upload.poll(cx).is_ready()) {
+            if let Some(sending) = &mut upload
+                && let Poll::Ready(outcome) = sending.poll(cx)
+            {
                 upload = None;
+                if let Err(error) = outcome {
+                    let reason = format!("the client broke off: {error}");
+                    return Poll::Ready(Err(SendError { sent: Sent::Unknown, no_connection: false, reason }));
+                }
             }
-            Pin::new(&mut answer).poll(cx)
+            Pin::new(&mut answer).poll(cx).map_err(|error| SendError::from(&error))
         })
-        .await
-        .map_err(|error| SendError::from(&error))?;
+        .await?;
+        if let Some(upload) = &mut upload {
+            upload.is_answered = true;
+        }
         Ok(response.map(|answer| GrpcBody { answer, is_data_over: false, upload, _under_way: under_way }))
     }
 
@@ -329,9 +346,10 @@ impl Drop for UnderWay {
 // === impl Upload ===
 
 impl Upload {
-    /// Sends what the node has room for; ready when there is no more to send, or nobody to send it to.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(()) };
+    /// Sends what the node has room for; ready when there is no more to send, or nobody to send it to, which the
+    /// answer tells.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(())) };
         loop {
             if self.waiting.is_empty() {
                 match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
@@ -340,36 +358,43 @@ impl Upload {
                         stream.reserve_capacity(self.waiting.len());
                         continue;
                     }
-                    Some(Err(_)) => return Poll::Ready(()),
+                    Some(Err(error)) => return Poll::Ready(Err(error)),
                     None => {
                         let _ = stream.send_data(Bytes::new(), true);
                         self.stream = None;
-                        return Poll::Ready(());
+                        return Poll::Ready(Ok(()));
                     }
                 }
             }
-            // An error here is told by the answer, too.
             while stream.capacity() == 0 {
-                let Some(Ok(_)) = ready!(stream.poll_capacity(cx)) else { return Poll::Ready(()) };
+                let Some(Ok(_)) = ready!(stream.poll_capacity(cx)) else {
+                    self.stream = None;
+                    return Poll::Ready(Ok(()));
+                };
             }
             let now = self.waiting.split_to(stream.capacity().min(self.waiting.len()));
             if stream.send_data(now, false).is_err() {
-                return Poll::Ready(());
+                self.stream = None;
+                return Poll::Ready(Ok(()));
             }
         }
     }
 }
 
 impl Drop for Upload {
-    /// What breaks off is reset, and never ends as if it were whole; but not at once.
+    /// What breaks off is reset, and never ends as if it were whole; but not before the node has looked at it.
     fn drop(&mut self) {
-        if let Some(mut stream) = self.stream.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move {
-                tokio::time::sleep(GRACE).await;
-                stream.send_reset(h2::Reason::CANCEL);
-            });
+        let Some(mut stream) = self.stream.take() else { return };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if !self.is_answered => {
+                let under_way = UnderWay::begin(self.state.clone());
+                runtime.spawn(async move {
+                    tokio::time::sleep(GRACE).await;
+                    stream.send_reset(h2::Reason::CANCEL);
+                    drop(under_way);
+                });
+            }
+            _ => stream.send_reset(h2::Reason::CANCEL),
         }
     }
 }

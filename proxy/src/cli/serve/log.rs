@@ -47,7 +47,7 @@ impl Log {
     }
 }
 
-/// Warns at each frame of a kind of which a stranger may send thousands.
+/// Warns at each frame of a kind of which a stranger may send thousands; a filter has to name it in full to hear that.
 const CHATTY: &str = "h2::proto::ping_pong";
 
 /// The filter that `text` describes. Lines of the access log have a key of their own, and always pass.

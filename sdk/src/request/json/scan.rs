@@ -23,6 +23,17 @@ impl<'a> Scan<'a> {
         Self { text, at: 0 }
     }
 
+    /// Before the value that begins there.
+    pub(crate) fn at(text: &'a [u8], at: usize) -> Self {
+        Self { text, at }
+    }
+
+    /// Where the value ends.
+    pub(crate) fn after_value(mut self) -> Result<usize> {
+        self.value()?;
+        Ok(self.at)
+    }
+
     /// Takes an object, and has `member` take the value of each of its keys.
     pub(crate) fn object(&mut self, mut member: impl FnMut(&'a [u8], &mut Self) -> Result<()>) -> Result<()> {
         self.expect(b'{')?;
@@ -34,8 +45,8 @@ impl<'a> Scan<'a> {
             let start = self.at;
             self.skip_text()?;
             let key = &self.text[start..self.at - 1];
-            // The same key can be written in many ways, and nobody does.
-            if key.contains(&b'\\') {
+            // The same key can be written in many ways, and nobody does; control characters are no JSON.
+            if key.iter().any(|&byte| byte == b'\\' || byte < b' ') {
                 return Err(NotUnderstood);
             }
             self.expect(b':')?;
@@ -211,6 +222,7 @@ mod tests {
             r#"{"a":1} {}"#,
             r#"{"\u0061":1}"#,
             "{\"a\":\u{c}1}",
+            "{\"a\n\":1}",
         ] {
             assert_eq!(members(json), Err(NotUnderstood), "{json}");
         }

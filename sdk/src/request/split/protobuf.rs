@@ -2,13 +2,10 @@
 
 use std::ops::Range;
 
-use super::{
-    super::{
-        NotUnderstood,
-        grpc::{Location, point_id},
-        protobuf::{Fields, Value},
-    },
-    span,
+use super::super::{
+    NotUnderstood,
+    grpc::{Location, point_id},
+    protobuf::{Fields, Value},
 };
 use crate::{dice::mix, topology::PointId};
 
@@ -147,4 +144,10 @@ fn varint_length(mut number: usize) -> usize {
         length += 1;
     }
     length
+}
+
+/// Where `inner` lies in `outer`, of which it must be a part.
+fn span(outer: &[u8], inner: &[u8]) -> Range<usize> {
+    let start = inner.as_ptr() as usize - outer.as_ptr() as usize;
+    start..start + inner.len()
 }

@@ -83,6 +83,12 @@ fn what_cannot_be_dealt_out_is_left_whole() {
         (rest(&Method::PUT, ""), r#"{"points":[{"id":1,"payload":{"a":nil}},{"id":2,"payload":{}}]}"#),
         (rest(&Method::PUT, ""), r#"{"points":[{"id":1,"payload":{}},{"id":2,"payload":{},"payload":{}}]}"#),
         (rest(&Method::PUT, ""), r#"{"points":[{"id":1},{"id":2}],"wait":yes}"#),
+        (rest(&Method::PUT, ""), "{\"points\":[{\"id\":1},{\"id\":2,\"a\nb\":1}]}"),
+        (rest(&Method::PUT, ""), r#"{"points":[{"id":1,"payload":{}},{"id":2,"payload":{"a":1e999}}]}"#),
+        (
+            rest(&Method::PUT, ""),
+            r#"{"points":[{"id":1,"vector":{"s":{"indices":[1],"values":[1]}}},{"id":2,"vector":{"s":{"indices":[1],"values":[]}}}]}"#,
+        ),
         (rest(&Method::POST, "/delete"), r#"{"points":[1,2]}]"#),
         (rest(&Method::PUT, ""), "nonsense"),
     ] {

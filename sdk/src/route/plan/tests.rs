@@ -372,3 +372,41 @@ fn a_choice_avoids_what_the_nodes_cost_more_on_average() {
     assert_eq!(avoided(Target::Points(&on_one, &read()), &down), Some(0.0), "nobody holds anything");
     assert_eq!(avoided(Target::Opaque(Reason::UnknownCollection), &calm()), None);
 }
+
+/// Holders are looked at first because they are few; among all nodes the choice is no other.
+#[test]
+fn the_choice_among_holders_is_that_among_all_nodes() {
+    let dice = crate::dice::Dice::seeded(3);
+    let some =
+        |of: &[PeerId]| of.iter().copied().filter(|_| dice.throw().is_multiple_of(4)).collect::<Vec<_>>();
+    let topology = topology();
+    for _ in 0..2_000 {
+        let peers = [1, 2, 3];
+        let state = || [Active, Active, Partial, Dead][(dice.throw() % 4) as usize];
+        let rows: Vec<Vec<(PeerId, ReplicaState)>> =
+            (0..4).map(|_| some(&peers).into_iter().map(|peer| (peer, state())).collect()).collect();
+        let rows: Vec<Row<'_>> = (0..).zip(&rows).map(|(id, replicas)| (id, None, &replicas[..])).collect();
+        let collection = collection(&rows);
+        let weather =
+            Weather { down: some(&peers), spared: some(&peers), behind: some(&peers), loads: HashMap::new() };
+        let tried: Vec<Address> = some(&peers).into_iter().map(address).collect();
+        let intent = match dice.throw() % 3 {
+            0 => read(),
+            1 => write(WriteOrdering::Weak, &[dice.throw()]),
+            _ => write(WriteOrdering::Strong, &[dice.throw(), dice.throw()]),
+        };
+        let throw = dice.throw();
+        let Some(plan) = among_holders(&collection, &intent, &topology, &weather, &tried, throw) else {
+            continue;
+        };
+        let mut field = Field::of(&topology, &weather, &tried, throw).expect("it has the holder");
+        field.prefer_current();
+        let other = field.for_points(&collection, &intent);
+        let told =
+            |plan: &Plan| (plan.reason, plan.expected_rpcs, plan.can_hedge, plan.is_spared, plan.avoided);
+        assert_eq!(told(&plan), told(&other));
+        if intent.action != Action::Read {
+            assert_eq!(plan.peer, other.peer, "all routers write to the same node");
+        }
+    }
+}

@@ -1,8 +1,11 @@
 //! What vectors in JSON have in common.
 
-use super::super::super::{
-    NotUnderstood,
-    json::{is_space, parse},
+use super::{
+    super::super::{
+        NotUnderstood,
+        json::{Scan, is_space},
+    },
+    strict::check,
 };
 
 /// More than two digits of an exponent may be a number that Qdrant refuses, and so may as many bytes.
@@ -14,7 +17,7 @@ const MAX_NUMBER_BYTES: usize = 64;
 pub(super) enum Shape {
     /// A list of so many numbers.
     Dense(usize),
-    /// Something else: its text without numbers and white space.
+    /// Something else: its text with all numbers alike.
     Other(Vec<u8>),
 }
 
@@ -27,11 +30,11 @@ impl Shape {
         if let Some(length) = dense_length(vector) {
             return Ok(Self::Dense(length));
         }
-        parse::<serde::de::IgnoredAny>(vector)?;
+        check(vector)?;
         if vector == b"null" {
             return Ok(Self::NOTHING);
         }
-        Ok(Self::Other(without_numbers(vector)))
+        skeleton(vector).map(Self::Other)
     }
 }
 
@@ -52,16 +55,32 @@ fn dense_length(vector: &[u8]) -> Option<usize> {
     None
 }
 
-fn without_numbers(json: &[u8]) -> Vec<u8> {
-    let (mut is_text, mut is_escaped) = (false, false);
-    let mut is_kept = |byte: u8| {
-        let is_number = byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
-        let was_text = is_text;
-        is_text ^= byte == b'"' && !is_escaped;
-        is_escaped = was_text && byte == b'\\' && !is_escaped;
-        was_text || !is_number && !is_space(byte)
-    };
-    json.iter().copied().filter(|&byte| is_kept(byte)).collect()
+/// The text of a vector with `0` for each number, and without white space.
+fn skeleton(vector: &[u8]) -> Result<Vec<u8>, NotUnderstood> {
+    let (mut text, mut at) = (Vec::new(), 0);
+    while let Some(&byte) = vector.get(at) {
+        match byte {
+            b'"' => {
+                let after = Scan::at(vector, at).after_value()?;
+                let string = &vector[at..after];
+                // Which indices of a sparse vector fit, their number does not tell.
+                if string == br#""indices""# {
+                    return Err(NotUnderstood);
+                }
+                text.extend_from_slice(string);
+                at = after;
+            }
+            b'-' | b'0'..=b'9' => {
+                text.push(b'0');
+                at = after_number(vector, at).ok_or(NotUnderstood)?;
+            }
+            _ => {
+                text.extend((!is_space(byte)).then_some(byte));
+                at += 1;
+            }
+        }
+    }
+    Ok(text)
 }
 
 fn after_space(text: &[u8], mut at: usize) -> usize {
@@ -135,17 +154,25 @@ mod tests {
     fn other_vectors_have_their_own_shape() {
         for (vector, shape) in [
             ("[]", "[]"),
-            ("[[1.5, 2], [3,4]]", "[[,],[,]]"),
-            (
-                r#"{"e 1": [1], "\"2\\": {"indices": [1], "values": [0.5]}}"#,
-                r#"{"e 1":[],"\"2\\":{"indices":[],"values":[]}}"#,
-            ),
-            ("[null, 1]", "[null,]"),
-            ("[1e400]", "[]"),
-            ("[true]", "[tru]"),
+            ("[[1.5, 2], [3,4]]", "[[0,0],[0,0]]"),
+            (r#"{"e 1": [1], "\"2\\": [[-1e5], []]}"#, r#"{"e 1":[0],"\"2\\":[[0],[]]}"#),
+            ("[null, 1]", "[null,0]"),
+            ("[true]", "[true]"),
             ("null", ""),
         ] {
             assert_eq!(Shape::of(vector.as_bytes()), Ok(Shape::Other(shape.as_bytes().to_vec())), "{vector}");
+        }
+    }
+
+    #[test]
+    fn what_qdrant_may_refuse_in_one_point_alone_has_no_shape() {
+        for vector in [
+            "[1e400]",
+            r#"{"a":[1e400,2]}"#,
+            "[[1,2],[1e400,2]]",
+            r#"{"s":{"indices":[3,3],"values":[0.5,1]}}"#,
+        ] {
+            assert_eq!(Shape::of(vector.as_bytes()), Err(NotUnderstood), "{vector}");
         }
     }
 
