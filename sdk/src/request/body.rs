@@ -222,7 +222,7 @@ impl Chunks {
         }
         let mut whole = BytesMut::with_capacity(self.length);
         let mut turn = 0;
-        for chunk in [self.first].into_iter().chain(self.more).chain([self.gathered.freeze()]) {
+        for chunk in self.in_order() {
             whole.extend_from_slice(&chunk);
             turn += chunk.len();
             if turn >= TURN {
@@ -242,10 +242,12 @@ impl Chunks {
             return self.gathered.freeze();
         }
         let mut whole = BytesMut::with_capacity(self.length);
-        whole.extend_from_slice(&self.first);
-        self.more.iter().for_each(|chunk| whole.extend_from_slice(chunk));
-        whole.extend_from_slice(&self.gathered);
+        self.in_order().for_each(|chunk| whole.extend_from_slice(&chunk));
         whole.freeze()
+    }
+
+    fn in_order(self) -> impl Iterator<Item = Bytes> {
+        [self.first].into_iter().chain(self.more).chain([self.gathered.freeze()])
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) fn scopes(layout: Layout, body: &[u8], depth: Depth) -> Result<SmallV
     scan.end().map(|()| scopes)
 }
 
-pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T> {
+fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T> {
     serde_json::from_slice(json).map_err(|_| NotUnderstood)
 }
 
@@ -90,28 +90,31 @@ pub(super) fn once<T>(place: &mut Option<T>, take: impl FnOnce() -> Result<T>) -
     Ok(())
 }
 
-/// An object of which `shard_key` alone matters.
+/// Takes an object of which the key `name` alone matters.
+fn member<'a, T>(
+    scan: &mut Scan<'a>,
+    name: &[u8],
+    take: impl Fn(&mut Scan<'a>) -> Result<T>,
+) -> Result<Option<T>> {
+    let mut found = None;
+    scan.object(
+        |key, scan| if key == name { once(&mut found, || take(scan)) } else { scan.value().map(drop) },
+    )?;
+    Ok(found)
+}
+
 fn keyed(scan: &mut Scan<'_>) -> Result<Scope> {
-    let mut keys = None;
-    scan.object(|key, scan| match key {
-        b"shard_key" => once(&mut keys, || shard_keys(scan)),
-        _ => scan.value().map(drop),
-    })?;
-    Ok(Scope { keys: keys.unwrap_or(Keys::Unspecified), points: Points::All })
+    let keys = member(scan, b"shard_key", shard_keys)?.unwrap_or(Keys::Unspecified);
+    Ok(Scope { keys, points: Points::All })
 }
 
 /// What `take` takes of each element of the list `name`.
-fn each_of(
+fn each_of<T>(
     scan: &mut Scan<'_>,
     name: &[u8],
-    take: impl Fn(&mut Scan<'_>) -> Result<Scope>,
-) -> Result<SmallVec<[Scope; 1]>> {
-    let mut scopes = None;
-    scan.object(|key, scan| match key {
-        key if key == name => once(&mut scopes, || list(scan, &take)),
-        _ => scan.value().map(drop),
-    })?;
-    scopes.ok_or(NotUnderstood)
+    take: impl Fn(&mut Scan<'_>) -> Result<T>,
+) -> Result<SmallVec<[T; 1]>> {
+    member(scan, name, |scan| list(scan, &take))?.ok_or(NotUnderstood)
 }
 
 /// An object of one key that names the operation.
@@ -162,15 +165,10 @@ fn shard_keys(scan: &mut Scan<'_>) -> Result<Keys> {
 
 /// A point id, alone or as the `id` of an object.
 fn point(scan: &mut Scan<'_>) -> Result<PointId> {
-    if scan.peek() != Some(b'{') {
-        return id(scan);
+    match scan.peek() {
+        Some(b'{') => member(scan, b"id", id)?.ok_or(NotUnderstood),
+        _ => id(scan),
     }
-    let mut found = None;
-    scan.object(|key, scan| match key {
-        b"id" => once(&mut found, || id(scan)),
-        _ => scan.value().map(drop),
-    })?;
-    found.ok_or(NotUnderstood)
 }
 
 pub(super) fn id(scan: &mut Scan<'_>) -> Result<PointId> {
@@ -196,7 +194,7 @@ impl Document {
             b"shard_key" => once(&mut document.keys, || shard_keys(scan)),
             b"points" | b"batch" | b"filter" if scan.null() => Ok(()),
             b"points" => once(&mut document.points, || list(scan, point)),
-            b"batch" => once(&mut document.columns, || columns(scan)),
+            b"batch" => once(&mut document.columns, || each_of(scan, b"ids", id)),
             b"filter" => once(&mut document.filter, || scan.value().map(drop)),
             _ => scan.value().map(drop),
         })?;
@@ -212,16 +210,6 @@ impl Document {
         };
         Ok(Scope { keys: self.keys.unwrap_or(Keys::Unspecified), points })
     }
-}
-
-/// The ids of the columnar form.
-fn columns(scan: &mut Scan<'_>) -> Result<SmallVec<[PointId; 1]>> {
-    let mut ids = None;
-    scan.object(|key, scan| match key {
-        b"ids" => once(&mut ids, || list(scan, id)),
-        _ => scan.value().map(drop),
-    })?;
-    ids.ok_or(NotUnderstood)
 }
 
 // === impl PointRef ===
