@@ -9,7 +9,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
 use qdrant_router::{Batched, ResponseBody};
@@ -21,8 +21,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-pub(crate) use self::floods::Floods;
-use self::{joined::Joined, prompt::Prompt, timer::Reused, wary::Wary};
+pub(crate) use self::{
+    floods::Floods,
+    visit::{Attended, Turns, Visit},
+};
+use self::{joined::Joined, prompt::Prompt, timer::Reused, visit::Attend, wary::Wary};
 use crate::{
     lifecycle::Proxy,
     workers::{Desk, Workers},
@@ -32,6 +35,7 @@ mod floods;
 mod joined;
 mod prompt;
 mod timer;
+mod visit;
 mod wary;
 
 /// The head of a request must have come within this time.
@@ -72,7 +76,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn serve(listener: TcpListener, proxy: Proxy, stopped: watch::Receiver<bool>) {
     let desk = Arc::new(Desk::shared(proxy));
     accept(listener, stopped, |tcp, arrival| {
-        tokio::spawn(arrival.serve(tcp, desk.clone()));
+        let visit = Visit::new(desk.clone());
+        tokio::spawn(Attended::new(visit.clone(), arrival.serve(tcp, visit)));
     })
     .await;
 }
@@ -87,7 +92,6 @@ async fn accept(
     mut stopped: watch::Receiver<bool>,
     serve: impl Fn(TcpStream, Arrival),
 ) {
-    let server = Server::new();
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -96,7 +100,7 @@ async fn accept(
                 Ok((tcp, _)) => {
                     // Beyond the limit a connection is closed at once, so that the others are served.
                     let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
-                    serve(tcp, Arrival { server: server.clone(), watcher: graceful.watcher(), permit });
+                    serve(tcp, Arrival { watcher: graceful.watcher(), permit });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -112,16 +116,8 @@ async fn accept(
 
 /// What a connection comes with.
 pub(crate) struct Arrival {
-    server: Server,
     watcher: Watcher,
     permit: OwnedSemaphorePermit,
-}
-
-/// How connections of either protocol are served.
-#[derive(Clone)]
-struct Server {
-    http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
 }
 
 /// What a client speaks.
@@ -133,16 +129,16 @@ enum Protocol {
 
 impl Arrival {
     /// Serves the connection, until it ends or is told to stop.
-    pub(crate) async fn serve(self, tcp: TcpStream, desk: Arc<Desk>) {
-        let Self { server, watcher, permit } = self;
+    pub(crate) async fn serve(self, tcp: TcpStream, visit: Arc<Visit>) {
+        let Self { watcher, permit } = self;
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
-        match desk.proxy.tls() {
+        match visit.desk().proxy.tls() {
             None => {
                 let protocol = tokio::time::timeout(HEADER_TIMEOUT, spoken(&tcp));
                 if let Ok(Ok(protocol)) = protocol.await {
-                    server.serve(protocol, tcp, watcher, desk).await;
+                    converse(protocol, tcp, watcher, visit).await;
                 }
             }
             Some(tls) => {
@@ -153,7 +149,7 @@ impl Arrival {
                         Some(b"h2") => Protocol::Http2,
                         _ => Protocol::Http1,
                     };
-                    server.serve(protocol, stream, watcher, desk).await;
+                    converse(protocol, stream, watcher, visit).await;
                 }
             }
         }
@@ -161,52 +157,55 @@ impl Arrival {
     }
 }
 
-impl Server {
-    fn new() -> Self {
-        let mut http1 = http1::Builder::new();
-        http1
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_headers(MAX_HEADERS)
-            .max_header_size(MAX_HEAD_BYTES)
-            .max_buf_size(MAX_HEAD_BYTES);
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
-        http2
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING_INTERVAL)
-            .max_header_list_size(MAX_HEADER_LIST_BYTES)
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            .max_local_error_reset_streams(MAX_ERROR_RESETS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
-        Self { http1, http2 }
-    }
-
-    async fn serve<S>(&self, protocol: Protocol, stream: S, watcher: Watcher, desk: Arc<Desk>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let served = match protocol {
-            Protocol::Http1 => {
-                let service = service_fn(move |request| answer(desk.clone(), request));
-                let mut http1 = self.http1.clone();
-                let connection = http1
-                    .timer(Reused::default())
-                    .serve_connection(TokioIo::new(Joined::new(stream)), service);
-                watcher.watch(connection).await
-            }
-            Protocol::Http2 => {
-                let stream = Batched::new(Wary::new(stream, desk.floods.clone()));
-                // Each request is a task, and what makes one is moved several times until it is.
-                let service = service_fn(move |request| Box::pin(answer(desk.clone(), request)));
-                let connection = self.http2.serve_connection(TokioIo::new(stream.clone()), service);
-                stream.drive(watcher.watch(connection)).await
-            }
-        };
-        if let Err(error) = served {
-            tracing::debug!(%error, "a client connection ended");
+/// Serves a connection whose protocol is known.
+async fn converse<S>(protocol: Protocol, stream: S, watcher: Watcher, visit: Arc<Visit>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let served = match protocol {
+        Protocol::Http1 => {
+            let stream = TokioIo::new(Joined::new(stream));
+            let service = service_fn(move |request| answer(visit.clone(), request));
+            let connection = http1().serve_connection(stream, service);
+            watcher.watch(connection).await
         }
+        Protocol::Http2 => {
+            let stream = Batched::new(Wary::new(stream, visit.desk().floods.clone()));
+            let server = http2(visit.clone());
+            // Each request is a task, and what makes one is moved several times until it is.
+            let service = service_fn(move |request| Box::pin(answer(visit.clone(), request)));
+            let connection = server.serve_connection(TokioIo::new(stream.clone()), service);
+            stream.drive(watcher.watch(connection)).await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a client connection ended");
     }
+}
+
+fn http1() -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    http1
+        .timer(Reused::default())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_HEAD_BYTES);
+    http1
+}
+
+fn http2(visit: Arc<Visit>) -> http2::Builder<Attend> {
+    let mut http2 = http2::Builder::new(Attend(visit));
+    http2
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    http2
 }
 
 /// Waits until the client has said which protocol it speaks.
@@ -224,15 +223,19 @@ async fn spoken(tcp: &TcpStream) -> io::Result<Protocol> {
 }
 
 async fn answer(
-    desk: Arc<Desk>,
+    visit: Arc<Visit>,
     mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let began = Instant::now();
+    let desk = visit.desk();
     let record = desk.proxy.telemetry.begin(&mut request);
     let is_last = has_unclear_end(&request);
     let (mut response, routed) = desk.router().route(request.map(Prompt::new)).await;
     if is_last {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if response.status().is_success() {
+        visit.set_known();
     }
     let took = began.elapsed();
     desk.proxy.metrics.observe(&routed, &response, took);

@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     lifecycle::Proxy,
-    listen::{Arrival, Floods},
+    listen::{Arrival, Attended, Floods, Turns, Visit},
 };
 
 /// Running workers. They end when this is dropped.
@@ -43,6 +43,7 @@ struct Worker {
 pub(crate) struct Desk {
     pub(crate) proxy: Proxy,
     pub(crate) floods: Floods,
+    pub(crate) turns: Turns,
     own: Option<Mutex<Own>>,
 }
 
@@ -79,14 +80,14 @@ impl Workers {
             Err(error) => return tracing::warn!(%error, "a connection could not be handed over"),
         };
         worker.connections.fetch_add(1, Ordering::Relaxed);
-        let (seat, desk) = (Seat(worker.connections.clone()), worker.desk.clone());
-        worker.runtime.spawn(async move {
+        let (seat, visit) = (Seat(worker.connections.clone()), Visit::new(worker.desk.clone()));
+        worker.runtime.spawn(Attended::new(visit.clone(), async move {
             match TcpStream::from_std(tcp) {
-                Ok(tcp) => arrival.serve(tcp, desk).await,
+                Ok(tcp) => arrival.serve(tcp, visit).await,
                 Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
             }
             drop(seat);
-        });
+        }));
     }
 }
 
@@ -119,12 +120,12 @@ impl Worker {
 impl Desk {
     /// On the proxy's own connections.
     pub(crate) fn shared(proxy: Proxy) -> Self {
-        Self { proxy, floods: Floods::default(), own: None }
+        Self { proxy, floods: Floods::default(), turns: Turns::start(), own: None }
     }
 
     fn of_worker(proxy: Proxy) -> Self {
         let own = Own::of(proxy.router());
-        Self { proxy, floods: Floods::default(), own: Some(Mutex::new(own)) }
+        Self { proxy, floods: Floods::default(), turns: Turns::start(), own: Some(Mutex::new(own)) }
     }
 
     /// Takes over what the proxy has after a reload, also where no request comes, until it is told to stop.

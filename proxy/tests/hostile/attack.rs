@@ -1,6 +1,7 @@
 //! Feeds cases to the program over many connections, while well-behaved clients keep asking.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -19,6 +20,10 @@ const CONNECTIONS: usize = 48;
 
 /// How long a hostile client waits for more of an answer, for room to write, and for the end.
 const PATIENCE: Duration = Duration::from_millis(25);
+
+/// What is written at once. The system takes as much as there is room for in one go, and a core that others wait for
+/// is not theirs until then.
+const PIECE: usize = 16 << 10;
 
 /// Feeds `requests` of what `generator` makes to the ports of the program, at most so many a second where
 /// `rate` says.
@@ -54,7 +59,13 @@ pub(crate) async fn attack(ports: [SocketAddr; 2], generator: Generator, request
 pub(crate) async fn feed(port: SocketAddr, case: &Case, reads: bool) {
     let Ok(tcp) = TcpStream::connect(port).await else { return };
     let (mut from, mut to) = tcp.into_split();
-    let write = tokio::time::timeout(4 * PATIENCE, to.write_all(&case.bytes));
+    let write = async {
+        for piece in case.bytes.chunks(PIECE) {
+            to.write_all(piece).await?;
+        }
+        io::Result::Ok(())
+    };
+    let write = tokio::time::timeout(4 * PATIENCE, write);
     if !reads {
         let _ = write.await;
         return;

@@ -27,7 +27,7 @@ const REQUESTS: u64 = 20_000;
 const SEED: u64 = 1;
 
 /// How long the well-behaved have the program for themselves, to compare with.
-const ALONE: Duration = Duration::from_secs(2);
+const ALONE: Duration = Duration::from_secs(5);
 
 /// What [`hostile_input_is_forwarded_plainly_or_not_at_all_and_harms_nobody_else`] starts.
 #[tokio::test]
@@ -61,9 +61,9 @@ pub(crate) async fn attacked(program: &Program, ports: [SocketAddr; 2], nodes: N
 
     let memory = Memory::of(program);
     let well_behaved = WellBehaved::start(ports[0], ports[1], nodes);
-    let mut attackers = Command::new("nice");
+    let mut attackers = Command::new("chrt");
     attackers
-        .args(["-n", "19"])
+        .args(["--idle", "0"])
         .arg(env::current_exe().expect("this program"))
         .args(["--exact", "generated::attackers", "--ignored"])
         .env("QDRANT_ROUTER_ATTACK", ports.map(|port| port.to_string()).join(" "))
