@@ -1,6 +1,14 @@
 //! Listeners for clients. Both protocols are served on both ports.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::Arc,
+    task::Waker,
+    time::Duration,
+};
 
 use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::{
@@ -10,7 +18,7 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::{GracefulShutdown, Watcher},
+    server::graceful::GracefulConnection,
 };
 use qdrant_router::{Batched, ResponseBody};
 use tokio::{
@@ -42,7 +50,7 @@ mod wary;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections per listener.
-const MAX_CONNECTIONS: usize = 10_000;
+const MAX_CONNECTIONS: u32 = 10_000;
 
 /// How an HTTP/2 connection begins, and how long the pause is before the rest of it is looked for.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -92,15 +100,14 @@ async fn accept(
     mut stopped: watch::Receiver<bool>,
     serve: impl Fn(TcpStream, Arrival),
 ) {
-    let graceful = GracefulShutdown::new();
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => {
                     // Beyond the limit a connection is closed at once, so that the others are served.
                     let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
-                    serve(tcp, Arrival { watcher: graceful.watcher(), permit });
+                    serve(tcp, Arrival { stopped: stopped.clone(), permit });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -111,12 +118,13 @@ async fn accept(
         }
     }
     drop(listener);
-    graceful.shutdown().await;
+    // All are there again when the last connection has ended.
+    let _ = connections.acquire_many(MAX_CONNECTIONS).await;
 }
 
 /// What a connection comes with.
 pub(crate) struct Arrival {
-    watcher: Watcher,
+    stopped: watch::Receiver<bool>,
     permit: OwnedSemaphorePermit,
 }
 
@@ -130,7 +138,7 @@ enum Protocol {
 impl Arrival {
     /// Serves the connection, until it ends or is told to stop.
     pub(crate) async fn serve(self, tcp: TcpStream, visit: Arc<Visit>) {
-        let Self { watcher, permit } = self;
+        let Self { stopped, permit } = self;
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
@@ -138,7 +146,7 @@ impl Arrival {
             None => {
                 let protocol = tokio::time::timeout(HEADER_TIMEOUT, spoken(&tcp));
                 if let Ok(Ok(protocol)) = protocol.await {
-                    converse(protocol, tcp, watcher, visit).await;
+                    converse(protocol, tcp, stopped, visit).await;
                 }
             }
             Some(tls) => {
@@ -149,7 +157,7 @@ impl Arrival {
                         Some(b"h2") => Protocol::Http2,
                         _ => Protocol::Http1,
                     };
-                    converse(protocol, stream, watcher, visit).await;
+                    converse(protocol, stream, stopped, visit).await;
                 }
             }
         }
@@ -158,7 +166,7 @@ impl Arrival {
 }
 
 /// Serves a connection whose protocol is known.
-async fn converse<S>(protocol: Protocol, stream: S, watcher: Watcher, visit: Arc<Visit>)
+async fn converse<S>(protocol: Protocol, stream: S, stopped: watch::Receiver<bool>, visit: Arc<Visit>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -167,7 +175,7 @@ where
             let stream = TokioIo::new(Joined::new(stream));
             let service = service_fn(move |request| answer(visit.clone(), request));
             let connection = http1().serve_connection(stream, service);
-            watcher.watch(connection).await
+            until_stopped(connection, stopped).await
         }
         Protocol::Http2 => {
             let stream = Batched::new(Wary::new(stream, visit.desk().floods.clone()));
@@ -175,12 +183,37 @@ where
             // Each request is a task, and what makes one is moved several times until it is.
             let service = service_fn(move |request| Box::pin(answer(visit.clone(), request)));
             let connection = server.serve_connection(TokioIo::new(stream.clone()), service);
-            stream.drive(watcher.watch(connection)).await
+            stream.drive(until_stopped(connection, stopped)).await
         }
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a client connection ended");
     }
+}
+
+/// Drives a connection, which finishes what it has begun and ends once it is `stopped`.
+async fn until_stopped<C>(connection: C, stopped: watch::Receiver<bool>) -> Result<(), C::Error>
+where
+    C: GracefulConnection,
+{
+    let mut connection = pin!(connection);
+    let mut change = stopped.clone();
+    let mut change = pin!(change.changed());
+    let mut is_ending = false;
+    let mut waiting: Option<Waker> = None;
+    poll_fn(|cx| {
+        // The change wakes whoever waits for it, so that it need not be waited for anew with each request.
+        let is_waiting = waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if !is_ending && (!is_waiting || stopped.has_changed().unwrap_or(true)) {
+            waiting = Some(cx.waker().clone());
+            is_ending = change.as_mut().poll(cx).is_ready();
+            if is_ending {
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await
 }
 
 fn http1() -> http1::Builder {

@@ -1,4 +1,8 @@
-//! Writes the pieces of a short answer as one.
+//! Writes the pieces of a short answer as one, and the answers to many clients one right after the other.
+//!
+//! A client that is idle is woken by what is written to it. Where many of them are one process (a load balancer, a
+//! service), it finds the other answers there, if they follow closely; written one by one, between requests that are read,
+//! each would wake it anew.
 
 use std::{
     io::{self, IoSlice},
@@ -14,18 +18,20 @@ const SHORT_BYTES: usize = 8 << 10;
 /// A buffer that has grown beyond this is not kept.
 const MAX_KEPT: usize = 4 << 10;
 
-/// A stream that copies what is short before it writes it.
+/// A stream that copies what is short before it writes it, after all that is ready to run has run.
 #[derive(Debug)]
 pub(super) struct Joined<S> {
     stream: S,
     copy: Vec<u8>,
+    /// Whether what is to be written has waited for the others.
+    is_due: bool,
 }
 
 // === impl Joined ===
 
 impl<S> Joined<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, copy: Vec::new() }
+        Self { stream, copy: Vec::new(), is_due: false }
     }
 }
 
@@ -49,12 +55,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, copy } = self.get_mut();
-        match slices {
+        let Self { stream, copy, is_due } = self.get_mut();
+        if slices.iter().map(|slice| slice.len()).sum::<usize>() > SHORT_BYTES {
+            return Pin::new(stream).poll_write_vectored(cx, slices);
+        }
+        if !std::mem::replace(is_due, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let written = match slices {
             [one] => Pin::new(stream).poll_write(cx, one),
-            _ if slices.iter().map(|slice| slice.len()).sum::<usize>() > SHORT_BYTES => {
-                Pin::new(stream).poll_write_vectored(cx, slices)
-            }
             _ => {
                 // What is left over comes again.
                 copy.clear();
@@ -63,7 +73,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
                 copy.shrink_to(MAX_KEPT);
                 written
             }
-        }
+        };
+        *is_due = written.is_pending();
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -83,6 +95,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
 mod tests {
     use std::future::poll_fn;
 
+    use futures_util::future::poll_immediate;
     use tokio::io::AsyncReadExt;
 
     use super::*;
@@ -110,5 +123,24 @@ mod tests {
             read.expect("a pipe");
             assert!(seen == sent, "{length}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_goes_out_after_what_is_ready_has_run() {
+        let (ours, mut theirs) = tokio::io::duplex(100);
+        let mut joined = Joined::new(ours);
+        let write = async {
+            let slices = [IoSlice::new(b"head "), IoSlice::new(b"body")];
+            poll_fn(|cx| Pin::new(&mut joined).poll_write_vectored(cx, &slices)).await.expect("a pipe");
+        };
+        let other = async {
+            let mut early = [0];
+            poll_immediate(theirs.read(&mut early)).await.is_none()
+        };
+        let ((), is_first) = tokio::join!(write, other);
+        assert!(is_first, "what was ready too has run before");
+        let mut seen = [0; 9];
+        theirs.read_exact(&mut seen).await.expect("a pipe");
+        assert_eq!(seen, *b"head body");
     }
 }
