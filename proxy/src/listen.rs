@@ -152,6 +152,9 @@ impl Arrival {
             Some(tls) => {
                 let handshake = tokio::time::timeout(HEADER_TIMEOUT, TlsAcceptor::from(tls).accept(tcp));
                 if let Ok(Ok(stream)) = handshake.await {
+                    if stream.get_ref().1.peer_certificates().is_some() {
+                        visit.set_known();
+                    }
                     // The handshake has told the protocol; a client that did not say speaks HTTP/1.1.
                     let protocol = match stream.get_ref().1.alpn_protocol() {
                         Some(b"h2") => Protocol::Http2,
@@ -267,11 +270,10 @@ async fn answer(
     if is_last {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if response.status().is_success() {
+    let took = began.elapsed();
+    if desk.proxy.metrics.observe(&routed, &response, took) {
         visit.set_known();
     }
-    let took = began.elapsed();
-    desk.proxy.metrics.observe(&routed, &response, took);
     if let Some(record) = record {
         desk.proxy.telemetry.end(*record, &routed, &response, took);
     }

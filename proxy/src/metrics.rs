@@ -153,8 +153,8 @@ impl Metrics {
         }
     }
 
-    /// Counts one request.
-    pub fn observe<B>(&self, routed: &Routed, response: &Response<B>, took: Duration) {
+    /// Counts one request, and tells whether it was answered with a success.
+    pub fn observe<B>(&self, routed: &Routed, response: &Response<B>, took: Duration) -> bool {
         let protocol = routed.protocol;
         let outcome = outcome(routed, response);
         self.requests
@@ -185,6 +185,7 @@ impl Metrics {
             self.observed.count(routed, observed);
         }
         self.tally.count(routed, matches!(outcome, "unanswered" | "server_error"));
+        outcome == "ok" && response.status().is_success()
     }
 
     /// Counts a new configuration that is in use.

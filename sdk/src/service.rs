@@ -289,6 +289,8 @@ impl Router {
 
     async fn send_whole(&self, job: &mut Job, routed: &mut Routed) -> Response<ResponseBody> {
         let dispatcher = &self.0.dispatcher;
+        // Before it is placed, and before the time that its node takes is measured.
+        dispatcher.transport.gather(job.protocol).await;
         let Answer { response, plan, attempts } = match dispatcher.send(job).await {
             Ok(answer) => answer,
             Err(failure) => {

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::{
         Arc,
@@ -20,6 +20,7 @@ use http::{HeaderMap, HeaderName, Method, Response, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::{
     connect::{Dialer, Tls},
@@ -45,6 +46,9 @@ pub(crate) struct Transport {
     upstreams: DashMap<Address, Arc<Upstream>, FxBuildHasher>,
     /// Shared with those that are [afresh](Self::afresh).
     census: Arc<Census>,
+    /// Whether one thread reads all requests and writes them. Of several, another one would take a request over that
+    /// waits for others, which costs more than is gained.
+    is_alone: bool,
 }
 
 /// Connections to one node.
@@ -107,12 +111,31 @@ pub struct BrokenAnswer(String);
 
 impl Transport {
     pub(crate) fn new(tls: Option<Tls>) -> Self {
-        Self { tls, upstreams: DashMap::default(), census: Arc::default() }
+        let runtime = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+        let is_alone = matches!(runtime, Ok(RuntimeFlavor::CurrentThread));
+        Self { tls, upstreams: DashMap::default(), census: Arc::default(), is_alone }
     }
 
     /// The same nodes by connections of its own.
     pub(crate) fn afresh(&self) -> Self {
         Self { census: self.census.clone(), ..Self::new(self.tls.clone()) }
+    }
+
+    /// Resolves when a request should be sent: over REST, after the tasks that can run now have run.
+    ///
+    /// The requests of many clients go out one right after the other then. A node that is idle is woken by the first of
+    /// them and finds the others there, where it would otherwise fall asleep between two and have to be woken for each.
+    /// Connections of gRPC gather by themselves.
+    pub(crate) async fn gather(&self, protocol: Protocol) {
+        let mut is_due = !self.is_alone || protocol == Protocol::Grpc;
+        poll_fn(|cx| {
+            if std::mem::replace(&mut is_due, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Sends the request of `head` with `body` to the node at `address`. Path and query go out as they came in; headers
@@ -304,5 +327,27 @@ fn strip_connection_headers(headers: &mut HeaderMap) {
     let names: SmallVec<[HeaderName; 4]> = names.collect();
     for name in names {
         headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn rest_is_sent_after_what_can_run_has_run() {
+        let transport = Transport::new(None);
+        for (protocol, order) in
+            [(Protocol::Rest, ["other", "request"]), (Protocol::Grpc, ["request", "other"])]
+        {
+            let seen = std::sync::Mutex::new(Vec::new());
+            let note = |what| seen.lock().expect("no panic").push(what);
+            let request = async {
+                transport.gather(protocol).await;
+                note("request");
+            };
+            tokio::join!(request, async { note("other") });
+            assert_eq!(seen.into_inner().expect("no panic"), order, "{protocol:?}");
+        }
     }
 }

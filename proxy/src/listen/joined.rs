@@ -1,8 +1,8 @@
 //! Writes the pieces of a short answer as one, and the answers to many clients one right after the other.
 //!
 //! A client that is idle is woken by what is written to it. Where many of them are one process (a load balancer, a
-//! service), it finds the other answers there, if they follow closely; written one by one, between requests that are read,
-//! each would wake it anew.
+//! service), it finds the other answers there, if they follow closely; written between requests that are read, each would
+//! wake it anew.
 
 use std::{
     io::{self, IoSlice},

@@ -12,13 +12,22 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::workers::Desk;
+
+/// For each such time that the known have taken, strangers have another turn, up to so many: a busy worker gives them
+/// about a tenth of itself or more.
+const SHARE: Duration = Duration::from_micros(200);
+const MAX_DUE: f64 = 16.0;
 
 /// The turns of one worker's strangers.
 #[derive(Clone, Debug)]
@@ -48,11 +57,15 @@ impl Turns {
     pub(crate) fn start() -> Self {
         let (ask, mut asked) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
         tokio::spawn(async move {
+            let mut due = 1;
             while let Some(turn) = asked.recv().await {
                 // Whoever has gone in the meantime needs none.
-                if turn.send(()).is_ok() {
-                    // Comes back after all that can run has run, and what has arrived meanwhile was seen.
+                due -= u32::from(turn.send(()).is_ok());
+                if due == 0 {
+                    let began = Instant::now();
+                    // Comes back after what can run has run, and what has arrived meanwhile was seen.
                     tokio::task::yield_now().await;
+                    due = 1 + began.elapsed().div_duration_f64(SHARE).min(MAX_DUE) as u32;
                 }
             }
         });
@@ -97,13 +110,11 @@ impl<F: Future> Future for Attended<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        if this.turn.is_none() && !this.visit.is_known.load(Ordering::Relaxed) {
-            *this.turn = Some(this.visit.desk.turns.next());
-        }
-        if let Some(turn) = this.turn {
+        if !this.visit.is_known.load(Ordering::Relaxed) {
+            let turn = this.turn.get_or_insert_with(|| this.visit.desk.turns.next());
             let _ = ready!(Pin::new(turn).poll(cx));
-            *this.turn = None;
         }
+        *this.turn = None;
         this.work.poll(cx)
     }
 }
@@ -125,6 +136,7 @@ where
 mod tests {
     use std::{future::poll_fn, sync::atomic::AtomicUsize};
 
+    use futures_util::future::poll_immediate;
     use qdrant_router::Router;
 
     use super::*;
@@ -132,6 +144,11 @@ mod tests {
 
     const STEPS: usize = 100;
     const STRANGERS: usize = 20;
+
+    fn desk() -> Arc<Desk> {
+        let router = Router::builder().node("127.0.0.1").build().expect("a router");
+        Arc::new(Desk::shared(Proxy::new(router)))
+    }
 
     fn visit(desk: &Arc<Desk>, is_known: bool) -> Arc<Visit> {
         let visit = Visit::new(desk.clone());
@@ -152,10 +169,9 @@ mod tests {
         })
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_crowd_of_strangers_does_not_hold_up_the_known() {
-        let router = Router::builder().node("127.0.0.1").build().expect("a router");
-        let desk = Arc::new(Desk::shared(Proxy::new(router)));
+        let desk = desk();
         let (theirs, ours) = (Arc::default(), Arc::default());
         let strangers: Vec<_> = (0..STRANGERS)
             .map(|_| tokio::spawn(Attended::new(visit(&desk, false), steps(&theirs))))
@@ -171,13 +187,33 @@ mod tests {
         assert_eq!(theirs.load(Ordering::Relaxed), STRANGERS * STEPS, "all have had their turns");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn strangers_have_their_share_of_a_busy_worker() {
+        let turns = Turns::start();
+        let mut strangers: Vec<_> = (0..STRANGERS).map(|_| turns.next()).collect();
+        tokio::task::yield_now().await;
+        let mut served = || strangers.extract_if(.., |turn| turn.try_recv().is_ok()).count();
+        assert_eq!(served(), 1);
+        tokio::time::advance(4 * SHARE).await;
+        assert_eq!(served(), 5, "one, and four for the time that the known took");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_leaves_costs_no_turn() {
         let turns = Turns::start();
         drop((0..STRANGERS).map(|_| turns.next()).collect::<Vec<_>>());
-        let own = turns.next();
-        // One turn of the runtime is enough, although so many have asked before.
+        let mut own = turns.next();
         tokio::task::yield_now().await;
-        own.await.expect("a turn");
+        own.try_recv().expect("a turn, although so many have asked before");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_becomes_known_waits_no_longer() {
+        let desk = desk();
+        let visit = Visit::new(desk.clone());
+        let mut work = std::pin::pin!(Attended::new(visit.clone(), async {}));
+        assert!(poll_immediate(work.as_mut()).await.is_none(), "a stranger waits for a turn");
+        visit.set_known();
+        assert!(poll_immediate(work).await.is_some());
     }
 }

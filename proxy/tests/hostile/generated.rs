@@ -1,6 +1,6 @@
 //! Generated input, while others are served.
 //!
-//! The attack comes from a process of its own with the lowest priority, and the well-behaved have a thread of
+//! The attack comes from a process of its own with the idle policy, and the well-behaved have a thread of
 //! their own: on one machine, what the attack itself costs is not the program's doing.
 
 use std::{
@@ -72,7 +72,7 @@ pub(crate) async fn attacked(program: &Program, ports: [SocketAddr; 2], nodes: N
         .stdout(Stdio::null());
     let began = Instant::now();
     let ended = tokio::task::spawn_blocking(move || attackers.status()).await.expect("no panic");
-    assert!(ended.expect("a process").success(), "the attackers gave up");
+    assert!(ended.expect("`chrt` of util-linux").success(), "the attackers gave up");
     let took = began.elapsed();
     let mut served = well_behaved.end().await;
     let growth = memory.growth();

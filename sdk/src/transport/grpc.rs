@@ -226,8 +226,16 @@ impl Pool {
         }
     }
 
-    /// A connection where there is none: one of a crowd dials for all, and fails for all.
-    async fn first(&self) -> Result<Connection, SendError> {
+    /// A connection where there is none. A task of its own sees to it, so that no request waits for another whose client
+    /// is served seldom.
+    async fn first(self: &Arc<Self>) -> Result<Connection, SendError> {
+        let pool = self.clone();
+        let first = tokio::spawn(async move { pool.dial_for_all().await });
+        first.await.unwrap_or_else(|error| Err(SendError::not_sent(error.to_string())))
+    }
+
+    /// One of a crowd dials for all, and fails for all.
+    async fn dial_for_all(&self) -> Result<Connection, SendError> {
         let before = self.failures().0;
         let _alone = self.dialing.lock().await;
         if let Some((connection, _)) = self.least_busy() {

@@ -18,7 +18,6 @@ use http::{Method, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
-    runtime::{Handle, RuntimeFlavor},
     time::Instant,
 };
 
@@ -54,8 +53,6 @@ pub(super) struct Pool {
     authority: Box<str>,
     idle: Mutex<Vec<Idle>>,
     count: Count,
-    /// Whether what is written waits for what is ready to be read: where one thread does both.
-    gathers: bool,
 }
 
 #[derive(Debug)]
@@ -105,10 +102,7 @@ pub(crate) struct RestBody {
 impl Pool {
     pub(super) fn new(dialer: Dialer, count: Count) -> Self {
         let authority = dialer.address().to_string().into_boxed_str();
-        // On several threads another one would take the request over, which costs more than is gained.
-        let runtime = Handle::try_current().map(|runtime| runtime.runtime_flavor());
-        let gathers = matches!(runtime, Ok(RuntimeFlavor::CurrentThread));
-        Self { dialer, authority, idle: Mutex::default(), count, gathers }
+        Self { dialer, authority, idle: Mutex::default(), count }
     }
 
     /// The request of `head` with `body`, as it goes out to this node.
@@ -153,9 +147,6 @@ impl Pool {
         mut request: Request,
         begun: &Begun,
     ) -> Result<Response<RestBody>, SendError> {
-        if self.gathers {
-            others_first().await;
-        }
         loop {
             let (mut connection, is_fresh) = match self.take() {
                 Some(connection) => (connection, false),
@@ -275,22 +266,6 @@ impl Connection {
         self.read.reserve(most);
         pin!(self.stream.read_buf(&mut self.read)).poll(cx)
     }
-}
-
-/// Resolves after the tasks that can run now have run.
-///
-/// The requests of many clients go out one right after the other then. A node that is idle is woken by the first of
-/// them and finds the others there, where it would otherwise fall asleep between two and have to be woken for each.
-async fn others_first() {
-    let mut is_due = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut is_due, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 fn invalid(error: wire::Malformed) -> io::Error {

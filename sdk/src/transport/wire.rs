@@ -121,7 +121,7 @@ pub(super) struct Named(SmallVec<[HeaderName; 2]>);
 impl Named {
     pub(super) fn by(headers: &HeaderMap) -> Self {
         let lists = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        // What nearly all of them say, and names nothing.
+        // What nearly all of them say; the one is dropped anyway, and the other is no header.
         let lists =
             lists.filter(|list| !["keep-alive", "close"].iter().any(|it| list.eq_ignore_ascii_case(it)));
         Self(lists.flat_map(|list| list.split(',')).filter_map(|name| name.trim().parse().ok()).collect())
