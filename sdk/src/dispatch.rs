@@ -197,7 +197,9 @@ impl Dispatcher {
         let excluded = tried.len();
         let mut race = Race::default();
         let mut failures = Vec::new();
-        let mut unknown_outcomes = 0;
+        // How many attempts broke off or hang, and how many were answered with an error that asks for another: none of
+        // them says what became of the request.
+        let (mut broken, mut errors) = (0, 0);
         let mut credit = Credit::default();
         // An answer that asks for another node, for when no other has a better one.
         let mut poor: Option<Answer> = None;
@@ -221,12 +223,12 @@ impl Dispatcher {
                         && conditions.is_usable(other.address)
                         && self.budget.withdraw()
                 }
-                Next::Attempt | Next::Answer => unknown_outcomes == 0 || credit.pay(&self.budget),
+                Next::Attempt | Next::Answer => broken + errors == 0 || credit.pay(&self.budget),
             });
-            let may_repeat = can_send_again && repeatable.allows(Sent::Unknown, unknown_outcomes + 1);
+            let may_break = can_send_again && repeatable.allows(Sent::Unknown, broken + 1);
             let other = match other {
                 Some(spared)
-                    if spared.is_spared && may_repeat && (attempts > 0 || !credit.open(&self.budget)) =>
+                    if spared.is_spared && may_break && (attempts > 0 || !credit.open(&self.budget)) =>
                 {
                     Some(self.beside(job, &conditions, &tried, spared))
                 }
@@ -263,15 +265,16 @@ impl Dispatcher {
                 }
                 // It may answer yet, so it stays in the race.
                 Event::Hung => {
-                    if may_repeat {
-                        unknown_outcomes += 1;
+                    if may_break {
+                        broken += 1;
                         next = Next::Attempt;
                     }
                     continue;
                 }
                 Event::Ended(plan, Ok((response, in_flight))) => {
                     let attempts = tried.len() - excluded;
-                    let is_poor = may_repeat
+                    let is_poor = can_send_again
+                        && repeatable.allows(Sent::Unknown, errors + 1)
                         && !matches!(job.placement, Placement::Local(_))
                         && asks_for_another(job.protocol, &response);
                     let is_read = job.class == Class::Read;
@@ -306,7 +309,7 @@ impl Dispatcher {
                                 return Ok(answer);
                             }
                             tracing::debug!(address = %plan.address, "asks for another node");
-                            unknown_outcomes += 1;
+                            errors += 1;
                             poor.get_or_insert(answer);
                             self.topology.refresh();
                             next = Next::Attempt;
@@ -327,9 +330,9 @@ impl Dispatcher {
             self.topology.refresh();
             failures.push((plan.address, error.reason));
             if error.sent == Sent::Unknown {
-                unknown_outcomes += 1;
+                broken += 1;
             }
-            if can_send_again && repeatable.allows(error.sent, unknown_outcomes) {
+            if can_send_again && repeatable.allows(error.sent, broken) {
                 next = Next::Attempt;
             }
         }
@@ -339,7 +342,7 @@ impl Dispatcher {
         Err(if failures.is_empty() {
             Failure::NoNode { problems: self.topology.problems().iter().map(ToString::to_string).collect() }
         } else {
-            Failure::Broken { attempts: failures, sent: repeatable.outcome(unknown_outcomes) }
+            Failure::Broken { attempts: failures, sent: repeatable.outcome(broken + errors) }
         })
     }
 

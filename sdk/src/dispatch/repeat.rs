@@ -18,12 +18,13 @@ use crate::{
 pub enum RetryWrites {
     /// None.
     Never,
-    /// Writes of points with `weak` ordering, once: their effect is idempotent, and the official client
-    /// repeats them too.
+    /// Writes of points with `weak` ordering: their effect is idempotent, and the official client repeats them
+    /// too. Once after a connection that broke, and once after an error that asks for a retry: a node that ends
+    /// causes both, the second of them up to half a minute after the first (Qdrant 1.18).
     #[default]
     Idempotent,
     /// All that do no more than their first sending would have done: writes of any ordering, and changes
-    /// of metadata, which may then answer that what was asked for is done already. Once each.
+    /// of metadata, which may then answer that what was asked for is done already. As often.
     Always,
 }
 
@@ -32,7 +33,7 @@ pub enum RetryWrites {
 pub(super) enum Repeatable {
     /// Nothing.
     Freely,
-    /// The same effect again; other writers may see it twice.
+    /// The same effect again, which other writers may see; once for each way in which an attempt may fail.
     Once,
     /// Something else than was asked, or something that the caller has not allowed.
     Never,
@@ -85,7 +86,8 @@ impl Repeatable {
     }
 
     /// Whether the request may be sent to another node after an attempt failed; `unknown_outcomes`
-    /// counts the attempts so far, this one included, that may have been processed.
+    /// counts the attempts so far, this one included, that may have been processed and failed in the same way: broken
+    /// off, or answered with an error.
     pub(super) fn allows(self, sent: Sent, unknown_outcomes: usize) -> bool {
         match (sent, self) {
             (Sent::No, _) | (Sent::Unknown, Self::Freely) => true,

@@ -142,11 +142,15 @@ pub(crate) fn official_with(addr: SocketAddr, timeout: Duration) -> qdrant_clien
 }
 
 /// Waits for a state, not for a time.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+pub(crate) async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    eventually_within(DEADLINE, what, holds).await;
+}
+
+pub(crate) async fn eventually_within(time: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + time;
     let mut pause = tokio::time::interval(Duration::from_millis(20));
     while !holds().await {
-        assert!(Instant::now() < deadline, "within {DEADLINE:?}: {what}");
+        assert!(Instant::now() < deadline, "within {time:?}: {what}");
         pause.tick().await;
     }
 }

@@ -49,12 +49,22 @@ async fn assert_nothing_failed(what: &str, bed: &Bed, ledger: &Ledger) {
 
 async fn assert_nothing_lost(what: &str, bed: &Bed, ledger: &Ledger) {
     bed.cluster.settled().await.expect("a settled cluster");
+    agreed(bed, ledger).await;
     let acknowledged = ledger.acknowledged();
-    let get = || GetPointsBuilder::new("books", acknowledged.iter().map(|&id| id.into()).collect::<Vec<_>>());
-    // A replica that has come back is active before it has applied all that it was sent (Qdrant 1.18.3).
-    eventually(&format!("{what}: all nodes find the same points"), async || {
+    let found = bed.sdk().get_points(get(&acknowledged)).await.expect("points");
+    assert_eq!(found.result.len(), acknowledged.len(), "{what}: no acknowledged write is lost");
+}
+
+/// Waits until all nodes find the same of the points whose writes were acknowledged.
+///
+/// Active replicas do not say so (Qdrant 1.18.3). One that has come back is active before it has applied all that it
+/// was sent; and one that missed writes stays active until consensus takes it out, while the node that could not write
+/// to it already writes without it and acknowledges. Were that node ended now, nobody would know what the other lacks.
+async fn agreed(bed: &Bed, ledger: &Ledger) {
+    let acknowledged = ledger.acknowledged();
+    eventually("all nodes find the same points", async || {
         let answers = bed.cluster.nodes().iter().map(async |node| {
-            let answer = official_at(node.grpc_addr()).get_points(get()).await;
+            let answer = official_at(node.grpc_addr()).get_points(get(&acknowledged)).await;
             // Nodes that are gone know nothing.
             answer.ok().map(|found| found.result.len())
         });
@@ -62,8 +72,10 @@ async fn assert_nothing_lost(what: &str, bed: &Bed, ledger: &Ledger) {
         counts.windows(2).all(|pair| pair[0] == pair[1])
     })
     .await;
-    let found = bed.sdk().get_points(get()).await.expect("points");
-    assert_eq!(found.result.len(), acknowledged.len(), "{what}: no acknowledged write is lost");
+}
+
+fn get(ids: &[u64]) -> GetPointsBuilder {
+    GetPointsBuilder::new("books", ids.iter().map(|&id| id.into()).collect::<Vec<_>>())
 }
 
 /// Waits until the router takes node `i` for reachable, or not.

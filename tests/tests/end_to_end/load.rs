@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::{
-    bed::{Bed, eventually, official_with},
+    bed::{Bed, eventually_within, official_with},
     ledger::{Entry, Ledger, Via},
 };
 
@@ -68,7 +68,8 @@ impl Load {
     /// Waits until so many more requests have been made.
     pub(crate) async fn goes_on(&self, more: usize) {
         let target = self.ledger.requests() + more;
-        eventually("clients go on", async || self.ledger.requests() >= target).await;
+        // All of them may have to wait for Qdrant at the same time.
+        eventually_within(2 * PATIENCE, "clients go on", async || self.ledger.requests() >= target).await;
     }
 
     /// Stops the clients, and tells what they saw.

@@ -86,6 +86,19 @@ async fn a_request_decides_whether_it_is_repeated() {
     assert_eq!(write(1, "medium", "idempotent").await, 502, "it may have been processed");
 }
 
+/// A connection that broke and an error that asks for a retry are two things, and each of them is repeated once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_broke_off_is_repeated_after_an_error_too() {
+    let bed = filled(Cluster::builder().nodes(3).embedded()).await;
+    bed.cluster.reset(1).await.expect("a node that resets");
+    bed.cluster.answer_with(2, Canned::internal()).await.expect("an error");
+    for id in 100..130 {
+        let points = json!({ "points": [{ "id": id, "vector": [1, 2, 3, 4] }] });
+        bed.rest().put("/collections/books/points?wait=true", points).await.expect("a point");
+    }
+    assert!(bed.cluster.canned_answers(2).await.expect("a count") > 0, "the error was met");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_node_the_service_serves_and_after_that_nobody() {
     let bed = Bed::new().await;

@@ -6,7 +6,7 @@ use qdrant_router::route::Conditions;
 use serde_json::json;
 use testkit::Cluster;
 
-use super::{Load, Mix, assert_no_failed_read, assert_nothing_failed, filled, noticed};
+use super::{Load, Mix, agreed, assert_no_failed_read, assert_nothing_failed, filled, noticed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_one_node_of_three_fails_nothing() {
@@ -49,6 +49,7 @@ async fn one_after_the_other(
         bed.cluster.restart(i).await.expect("a node that is back");
         noticed(&bed, i, true).await;
         bed.cluster.settled().await.expect("its replicas are back");
+        agreed(&bed, &load.ledger).await;
         load.goes_on(100).await;
     }
     let ledger = load.stop().await;
