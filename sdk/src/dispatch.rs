@@ -376,31 +376,16 @@ impl Dispatcher {
         if let Some(at) = job.deadline.filter(|_| sending != Sending::First) {
             deadline::shrink(headers.get_or_insert_with(|| job.head.headers.clone()), at);
         }
-        let mut observed =
-            Observed::start(&job.head, &mut headers, job.protocol, &plan, sending, &job.snapshot);
+        let observed = Observed::start(&job.head, &mut headers, job.protocol, &plan, sending, &job.snapshot);
         let head = Outgoing {
             method: &job.head.method,
             uri: &job.head.uri,
             headers: headers.as_ref().unwrap_or(&job.head.headers),
         };
-        match self.transport.send(plan.address, job.protocol, head, body) {
-            Ok(exchange) => {
-                let is_read = job.class == Class::Read;
-                Ok(Attempt::new(
-                    plan,
-                    exchange,
-                    &self.balance,
-                    is_repeatable,
-                    is_read,
-                    observed,
-                    job.admitted.clone(),
-                ))
-            }
-            Err(error) => {
-                observed.end(AttemptOutcome::Failed { reason: &error.reason });
-                Err(error)
-            }
-        }
+        let exchange = self.transport.send(plan.address, job.protocol, head, body);
+        let is_read = job.class == Class::Read;
+        let admitted = job.admitted.clone();
+        Ok(Attempt::new(plan, exchange, &self.balance, is_repeatable, is_read, observed, admitted))
     }
 
     /// How long a read is waited for before another node is asked too: a little longer than reads

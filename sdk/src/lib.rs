@@ -20,6 +20,7 @@ mod connect;
 pub mod dice;
 pub mod discovery;
 mod dispatch;
+mod http2;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;

@@ -68,14 +68,14 @@ pub(crate) struct Outgoing<'a> {
 }
 
 /// A request under way; resolves with the head of its answer.
-pub(crate) struct Exchange {
-    future: Pin<Box<dyn Future<Output = Result<Response<NodeBody>, SendError>> + Send>>,
-    begun: Begun,
+pub(crate) enum Exchange {
+    Rest { future: Pin<Box<dyn Future<Output = Result<Response<RestBody>, SendError>> + Send>>, begun: Begun },
+    Grpc(grpc::Exchange),
 }
 
 /// Whether a request may have left: before that it waits for a connection.
 #[derive(Clone, Debug, Default)]
-struct Begun(Arc<AtomicBool>);
+pub(crate) struct Begun(Arc<AtomicBool>);
 
 /// The body of a node's answer.
 #[derive(Debug)]
@@ -146,22 +146,18 @@ impl Transport {
         protocol: Protocol,
         head: Outgoing<'_>,
         body: Body,
-    ) -> Result<Exchange, SendError> {
+    ) -> Exchange {
         let upstream = self.upstream(address);
-        let begun = Begun::default();
-        let flag = begun.clone();
-        Ok(match protocol {
+        match protocol {
             Protocol::Rest => {
+                let begun = Begun::default();
+                let flag = begun.clone();
                 let (pool, request) = (upstream.rest.clone(), upstream.rest.outgoing(head, body));
-                let future = async move { Ok(pool.exchange(request, &flag).await?.map(NodeBody::Rest)) };
-                Exchange { future: Box::pin(future), begun }
+                let future = Box::pin(async move { pool.exchange(request, &flag).await });
+                Exchange::Rest { future, begun }
             }
-            Protocol::Grpc => {
-                let (pool, request) = (upstream.grpc.clone(), upstream.grpc.outgoing(head, body)?);
-                let future = async move { Ok(pool.exchange(request, &flag).await?.map(NodeBody::Grpc)) };
-                Exchange { future: Box::pin(future), begun }
-            }
-        })
+            Protocol::Grpc => Exchange::Grpc(upstream.grpc.send(head, body)),
+        }
     }
 
     /// Drops the connections to addresses that are no longer of interest, and those that have been idle for too long.
@@ -221,15 +217,21 @@ impl Begun {
 impl Exchange {
     /// Whether the request may have left.
     pub(crate) fn is_begun(&self) -> bool {
-        self.begun.0.load(Ordering::Relaxed)
+        match self {
+            Self::Rest { begun, .. } => begun.0.load(Ordering::Relaxed),
+            Self::Grpc(exchange) => exchange.is_begun(),
+        }
     }
 }
 
 impl Future for Exchange {
     type Output = Result<Response<NodeBody>, SendError>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.future.as_mut().poll(cx)
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Rest { future, .. } => future.as_mut().poll(cx).map_ok(|answer| answer.map(NodeBody::Rest)),
+            Self::Grpc(exchange) => Pin::new(exchange).poll(cx).map_ok(|answer| answer.map(NodeBody::Grpc)),
+        }
     }
 }
 

@@ -106,8 +106,7 @@ enum Sign {
 async fn answer(transport: &Transport, address: Address) -> Sign {
     let (uri, headers, body) = (Uri::from_static("/healthz"), HeaderMap::new(), Body::Full(Bytes::new()));
     let head = Outgoing { method: &Method::GET, uri: &uri, headers: &headers };
-    let Ok(exchange) = transport.send(address, Protocol::Rest, head, body) else { return Sign::Unclear };
-    match exchange.await {
+    match transport.send(address, Protocol::Rest, head, body).await {
         Ok(response) => drain(response.into_body()).await,
         Err(error) if error.no_connection => return Sign::Closed,
         Err(_) => return Sign::Unclear,

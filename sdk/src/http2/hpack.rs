@@ -1,0 +1,562 @@
+//! Headers of HTTP/2, compressed (RFC 7541).
+
+use std::{collections::VecDeque, hash::Hasher};
+
+use http::{HeaderName, HeaderValue};
+use rustc_hash::FxHasher;
+
+use super::huffman;
+
+/// How large a table may be that nobody said anything about.
+pub(super) const TABLE_BYTES: usize = 4096;
+
+/// What a field costs beside its bytes.
+const FIELD_BYTES: usize = 32;
+
+/// The fields that both sides know from the start; the first is number 1.
+const STATIC: [(&str, &str); 61] = [
+    (":authority", ""),
+    (":method", "GET"),
+    (":method", "POST"),
+    (":path", "/"),
+    (":path", "/index.html"),
+    (":scheme", "http"),
+    (":scheme", "https"),
+    (":status", "200"),
+    (":status", "204"),
+    (":status", "206"),
+    (":status", "304"),
+    (":status", "400"),
+    (":status", "404"),
+    (":status", "500"),
+    ("accept-charset", ""),
+    ("accept-encoding", "gzip, deflate"),
+    ("accept-language", ""),
+    ("accept-ranges", ""),
+    ("accept", ""),
+    ("access-control-allow-origin", ""),
+    ("age", ""),
+    ("allow", ""),
+    ("authorization", ""),
+    ("cache-control", ""),
+    ("content-disposition", ""),
+    ("content-encoding", ""),
+    ("content-language", ""),
+    ("content-length", ""),
+    ("content-location", ""),
+    ("content-range", ""),
+    ("content-type", ""),
+    ("cookie", ""),
+    ("date", ""),
+    ("etag", ""),
+    ("expect", ""),
+    ("expires", ""),
+    ("from", ""),
+    ("host", ""),
+    ("if-match", ""),
+    ("if-modified-since", ""),
+    ("if-none-match", ""),
+    ("if-range", ""),
+    ("if-unmodified-since", ""),
+    ("last-modified", ""),
+    ("link", ""),
+    ("location", ""),
+    ("max-forwards", ""),
+    ("proxy-authenticate", ""),
+    ("proxy-authorization", ""),
+    ("range", ""),
+    ("referer", ""),
+    ("refresh", ""),
+    ("retry-after", ""),
+    ("server", ""),
+    ("set-cookie", ""),
+    ("strict-transport-security", ""),
+    ("transfer-encoding", ""),
+    ("user-agent", ""),
+    ("vary", ""),
+    ("via", ""),
+    ("www-authenticate", ""),
+];
+
+/// Where some of them are.
+pub(super) const GET: u8 = 2;
+pub(super) const POST: u8 = 3;
+pub(super) const HTTP: u8 = 6;
+pub(super) const HTTPS: u8 = 7;
+
+/// The name of an answer's field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    Status,
+    Header(HeaderName),
+}
+
+/// A block of fields is not what it should be, and what follows cannot be understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Garbled;
+
+/// Reads the blocks of one direction of a connection.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    /// The latest first.
+    table: VecDeque<(Name, HeaderValue)>,
+    size: usize,
+    limit: usize,
+    text: Vec<u8>,
+}
+
+/// Writes the blocks of one direction of a connection.
+///
+/// A field that comes a second time soon goes into the table that both sides keep, and is a byte or two from then on.
+/// Those that are new each time (a deadline, a trace) stay out of it.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    /// The latest first.
+    table: VecDeque<Entry>,
+    size: usize,
+    limit: usize,
+    /// How many fields have ever gone into the table.
+    inserted: u64,
+    seen: [Seen; SEEN],
+    /// The smallest limit since the last block, of which the other side has to be told.
+    lowered: Option<usize>,
+}
+
+/// How many fields are remembered, by the last bits of their hash.
+const SEEN: usize = 64;
+
+/// Fields longer than this are written out each time.
+const MAX_INDEXED_BYTES: usize = 1024;
+
+#[derive(Debug)]
+struct Entry {
+    /// Name and value, one after the other.
+    bytes: Box<[u8]>,
+    name_length: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    hash: u64,
+    /// Which field of all that went into the table it is, if it did.
+    number: Option<u64>,
+}
+
+// === impl Decoder ===
+
+impl Decoder {
+    pub(super) fn new() -> Self {
+        Self { table: VecDeque::new(), size: 0, limit: TABLE_BYTES, text: Vec::new() }
+    }
+
+    /// Hands the fields of `block` to `take`, one by one.
+    pub(super) fn decode(
+        &mut self,
+        mut block: &[u8],
+        mut take: impl FnMut(&Name, &HeaderValue),
+    ) -> Result<(), Garbled> {
+        let mut is_first = true;
+        while let Some(&first) = block.first() {
+            match first {
+                0x80.. => {
+                    let at = integer(&mut block, 7)?;
+                    match self.indexed(at)? {
+                        Found::Static(name, value) => take(&name, &value),
+                        Found::Dynamic(at) => {
+                            let (name, value) = &self.table[at];
+                            take(name, value);
+                        }
+                    }
+                }
+                0x20..0x40 => {
+                    let limit = integer(&mut block, 5)?;
+                    if !is_first || limit > TABLE_BYTES {
+                        return Err(Garbled);
+                    }
+                    self.limit = limit;
+                    self.make_room(0);
+                    continue;
+                }
+                _ => {
+                    let is_kept = first & 0x40 != 0;
+                    let at = integer(&mut block, if is_kept { 6 } else { 4 })?;
+                    let name = if at == 0 { self.name(&mut block)? } else { self.indexed_name(at)? };
+                    let text = string(&mut block, &mut self.text)?;
+                    let value = HeaderValue::from_bytes(text).map_err(|_| Garbled)?;
+                    take(&name, &value);
+                    if is_kept {
+                        self.insert(name, value);
+                    }
+                }
+            }
+            is_first = false;
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, block: &mut &[u8]) -> Result<Name, Garbled> {
+        let text = string(block, &mut self.text)?;
+        match text.first() {
+            Some(b':') => {
+                if text == b":status" {
+                    Ok(Name::Status)
+                } else {
+                    Err(Garbled)
+                }
+            }
+            _ => HeaderName::from_lowercase(text).map(Name::Header).map_err(|_| Garbled),
+        }
+    }
+
+    fn indexed(&self, at: usize) -> Result<Found, Garbled> {
+        match at.checked_sub(1).ok_or(Garbled)? {
+            known if known < STATIC.len() => {
+                let value = HeaderValue::from_static(STATIC[known].1);
+                Ok(Found::Static(static_name(known)?, value))
+            }
+            at if at - STATIC.len() < self.table.len() => Ok(Found::Dynamic(at - STATIC.len())),
+            _ => Err(Garbled),
+        }
+    }
+
+    fn indexed_name(&self, at: usize) -> Result<Name, Garbled> {
+        match at.checked_sub(1).ok_or(Garbled)? {
+            known if known < STATIC.len() => static_name(known),
+            at => self.table.get(at - STATIC.len()).map(|(name, _)| name.clone()).ok_or(Garbled),
+        }
+    }
+
+    fn insert(&mut self, name: Name, value: HeaderValue) {
+        let size = size(&name, &value);
+        self.make_room(size);
+        if size <= self.limit {
+            self.size += size;
+            self.table.push_front((name, value));
+        }
+    }
+
+    fn make_room(&mut self, room: usize) {
+        while self.size + room > self.limit
+            && let Some((name, value)) = self.table.pop_back()
+        {
+            self.size -= size(&name, &value);
+        }
+    }
+}
+
+/// Where an index points to.
+enum Found {
+    Static(Name, HeaderValue),
+    Dynamic(usize),
+}
+
+/// What a field counts as.
+pub(super) fn size(name: &Name, value: &HeaderValue) -> usize {
+    let name = match name {
+        Name::Status => ":status".len(),
+        Name::Header(name) => name.as_str().len(),
+    };
+    name + value.len() + FIELD_BYTES
+}
+
+fn static_name(at: usize) -> Result<Name, Garbled> {
+    match STATIC[at].0 {
+        ":status" => Ok(Name::Status),
+        name if name.starts_with(':') => Err(Garbled),
+        name => HeaderName::from_lowercase(name.as_bytes()).map(Name::Header).map_err(|_| Garbled),
+    }
+}
+
+/// Takes a number off `block` whose first byte has `bits` of it.
+fn integer(block: &mut &[u8], bits: u32) -> Result<usize, Garbled> {
+    let mut next = || {
+        let (&byte, rest) = block.split_first().ok_or(Garbled)?;
+        *block = rest;
+        Ok(usize::from(byte))
+    };
+    let most = (1 << bits) - 1;
+    let mut number = next()? & most;
+    if number < most {
+        return Ok(number);
+    }
+    // Nothing here is longer than four bytes of seven bits can tell.
+    for at in 0..4 {
+        let byte = next()?;
+        number += (byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return Ok(number);
+        }
+    }
+    Err(Garbled)
+}
+
+/// Takes a string off `block`; `text` is where it is put where it has to be decoded.
+fn string<'t, 'b: 't>(block: &mut &'b [u8], text: &'t mut Vec<u8>) -> Result<&'t [u8], Garbled> {
+    let is_coded = block.first().ok_or(Garbled)? & 0x80 != 0;
+    let length = integer(block, 7)?;
+    let (string, rest) = block.split_at_checked(length).ok_or(Garbled)?;
+    *block = rest;
+    if !is_coded {
+        return Ok(string);
+    }
+    text.clear();
+    huffman::decode(string, text).ok_or(Garbled)?;
+    Ok(text)
+}
+
+// === impl Encoder ===
+
+impl Encoder {
+    pub(super) fn new() -> Self {
+        Self {
+            table: VecDeque::new(),
+            size: 0,
+            limit: TABLE_BYTES,
+            inserted: 0,
+            seen: [Seen::default(); SEEN],
+            lowered: None,
+        }
+    }
+
+    /// The other side keeps a table of so many bytes at most.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        let limit = limit.min(TABLE_BYTES);
+        if limit != self.limit {
+            self.lowered = Some(self.lowered.map_or(limit, |lowered| lowered.min(limit)));
+            self.limit = limit;
+            self.make_room(0);
+        }
+    }
+
+    /// Begins a block.
+    pub(super) fn begin(&mut self, block: &mut Vec<u8>) {
+        if let Some(lowered) = self.lowered.take() {
+            write_integer(block, 0x20, 5, lowered);
+            if lowered < self.limit {
+                write_integer(block, 0x20, 5, self.limit);
+            }
+        }
+    }
+
+    /// Appends a field that is in the table that both sides know from the start, by its number there.
+    pub(super) fn known(block: &mut Vec<u8>, number: u8) {
+        block.push(0x80 | number);
+    }
+
+    /// Appends a field.
+    pub(super) fn field(&mut self, block: &mut Vec<u8>, name: &str, value: &[u8], is_secret: bool) {
+        if is_secret || name.len() + value.len() > MAX_INDEXED_BYTES {
+            return literal(block, if is_secret { 0x10 } else { 0 }, 4, name, value);
+        }
+        let hash = hash(name, value);
+        let slot = hash as usize % SEEN;
+        let seen = self.seen[slot];
+        if seen.hash != hash {
+            self.seen[slot] = Seen { hash, number: None };
+            return literal(block, 0, 4, name, value);
+        }
+        if let Some(number) = seen.number
+            && let Ok(at) = usize::try_from(self.inserted - number - 1)
+            && self.table.get(at).is_some_and(|entry| entry.is(name, value))
+        {
+            return write_integer(block, 0x80, 7, STATIC.len() + 1 + at);
+        }
+        self.insert(name, value);
+        self.seen[slot].number = Some(self.inserted - 1);
+        literal(block, 0x40, 6, name, value);
+    }
+
+    fn insert(&mut self, name: &str, value: &[u8]) {
+        let entry = Entry { bytes: [name.as_bytes(), value].concat().into(), name_length: name.len() };
+        self.make_room(entry.size());
+        if entry.size() <= self.limit {
+            self.size += entry.size();
+            self.table.push_front(entry);
+        }
+        // Where it is too large the table is empty now, so that all in it have gone in later.
+        self.inserted += 1;
+    }
+
+    fn make_room(&mut self, room: usize) {
+        while self.size + room > self.limit
+            && let Some(entry) = self.table.pop_back()
+        {
+            self.size -= entry.size();
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn is(&self, name: &str, value: &[u8]) -> bool {
+        let (ours, its) = self.bytes.split_at(self.name_length);
+        ours == name.as_bytes() && its == value
+    }
+
+    fn size(&self) -> usize {
+        self.bytes.len() + FIELD_BYTES
+    }
+}
+
+fn hash(name: &str, value: &[u8]) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(name.as_bytes());
+    hasher.write(value);
+    // Zero is what an empty slot has.
+    hasher.finish() | 1 << 63
+}
+
+/// Writes a field out, with as much of its name as both sides know.
+fn literal(block: &mut Vec<u8>, kind: u8, bits: u32, name: &str, value: &[u8]) {
+    match STATIC.iter().position(|(known, _)| *known == name) {
+        Some(at) => write_integer(block, kind, bits, at + 1),
+        None => {
+            block.push(kind);
+            write_string(block, name.as_bytes());
+        }
+    }
+    write_string(block, value);
+}
+
+fn write_string(block: &mut Vec<u8>, text: &[u8]) {
+    write_integer(block, 0, 7, text.len());
+    block.extend_from_slice(text);
+}
+
+fn write_integer(block: &mut Vec<u8>, kind: u8, bits: u32, number: usize) {
+    let most = (1 << bits) - 1;
+    if number < most {
+        return block.push(kind | number as u8);
+    }
+    block.push(kind | most as u8);
+    let mut rest = number - most;
+    while rest >= 0x80 {
+        block.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    block.push(rest as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<(String, String)>, Garbled> {
+        let mut fields = Vec::new();
+        decoder.decode(block, |name, value| {
+            let name = match name {
+                Name::Status => ":status",
+                Name::Header(name) => name.as_str(),
+            };
+            fields.push((name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+        })?;
+        Ok(fields)
+    }
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<_> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
+        digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
+    }
+
+    /// RFC 7541, C.6: three answers on one connection.
+    #[test]
+    fn answers_of_the_standard() {
+        let first =
+            "4882 6402 5885 aec3 771a 4b61 96d0 7abe 9410 54d4 44a8 2005 9504 0b81 66e0 82a6 2d1b ff6e 919d
+            29ad 1718 63c7 8f0b 97c8 e9ae 82ae 43d3";
+        let second = "4883 640e ffc1 c0bf";
+        let third = "88c1 6196 d07a be94 1054 d444 a820 0595 040b 8166 e084 a62d 1bff c05a 839b d9ab 77ad 94e7 821d d7f2
+            e6c7 b335 dfdf cd5b 3960 d5af 2708 7f36 72c1 ab27 0fb5 291f 9587 3160 65c0 03ed 4ee5 b106 3d50 07";
+        let (at_21, at_22) = ("Mon, 21 Oct 2013 20:13:21 GMT", "Mon, 21 Oct 2013 20:13:22 GMT");
+        let cookie = "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1";
+        let site = ("location", "https://www.example.com");
+        let private = ("cache-control", "private");
+        let mut decoder = Decoder::new();
+        for (block, expected) in [
+            (first, vec![(":status", "302"), private, ("date", at_21), site]),
+            (second, vec![(":status", "307"), private, ("date", at_21), site]),
+            (
+                third,
+                vec![
+                    (":status", "200"),
+                    private,
+                    ("date", at_22),
+                    site,
+                    ("content-encoding", "gzip"),
+                    ("set-cookie", cookie),
+                ],
+            ),
+        ] {
+            let fields = decoded(&mut decoder, &bytes(block)).expect("an answer");
+            let expected: Vec<_> =
+                expected.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+            assert_eq!(fields, expected);
+        }
+    }
+
+    #[test]
+    fn garbled_blocks() {
+        for (block, why) in [
+            (&[0x80][..], "field zero"),
+            (&[0xbe], "a field that is not in the table"),
+            (&[0x84], "a field of a request"),
+            (&[0x40, 0x05, b'a'], "half a name"),
+            (&[0x40, 0x01, b'A', 0x01, b'b'], "a name in capitals"),
+            (&[0x40, 0x00, 0x01, b'b'], "no name"),
+            (&[0x40, 0x01, b'a', 0x01, b'\n'], "a line break in a value"),
+            (&[0x40, 0x05, b':', b'p', b'a', b't', b'h', 0x00], "another pseudo-header"),
+            (&[0x3f, 0xe2, 0x1f], "a larger table than was allowed"),
+            (&[0x88, 0x20], "a table that is resized within a block"),
+            (&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], "an endless number"),
+            (&[0xff], "half a number"),
+        ] {
+            assert_eq!(decoded(&mut Decoder::new(), block), Err(Garbled), "{why}");
+        }
+    }
+
+    /// What one side writes the other reads, however often fields come again and whatever the table may hold.
+    #[test]
+    fn fields_come_back_through_tables_of_all_sizes() {
+        let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
+        let dice = crate::dice::Dice::seeded(7);
+        let throw = |sides: u64| dice.throw() % sides;
+        for round in 0..5_000_u64 {
+            if round % 50 == 0 {
+                encoder.set_limit([0, 40, 100, 700, 4096, 1 << 20][throw(6) as usize]);
+            }
+            let fields: Vec<_> = (0..throw(6))
+                .map(|_| {
+                    let name = ["date", "grpc-status", "x-number", "api-key"][throw(4) as usize];
+                    (name.to_owned(), "v".repeat(throw(3) as usize * 20) + &throw(9).to_string())
+                })
+                .collect();
+            let mut block = Vec::new();
+            encoder.begin(&mut block);
+            for (name, value) in &fields {
+                encoder.field(&mut block, name, value.as_bytes(), name == "api-key");
+            }
+            assert_eq!(decoded(&mut decoder, &block), Ok(fields), "round {round}");
+        }
+    }
+
+    #[test]
+    fn what_comes_again_is_short_and_what_is_new_each_time_stays_out_of_the_table() {
+        let mut encoder = Encoder::new();
+        let mut lengths = Vec::new();
+        for round in 0..4 {
+            let mut block = Vec::new();
+            encoder.field(&mut block, "content-type", b"application/grpc", false);
+            lengths.push(block.len());
+            encoder.field(&mut block, "grpc-timeout", format!("{round}m").as_bytes(), false);
+        }
+        assert_eq!(lengths, [19, 18, 1, 1]);
+        assert_eq!(encoder.table.len(), 1);
+        let mut block = Vec::new();
+        for _ in 0..3 {
+            block.clear();
+            encoder.field(&mut block, "api-key", b"secret", true);
+        }
+        assert_eq!((block[0], encoder.table.len()), (0x10, 1), "secrets are in no table");
+    }
+}
