@@ -20,7 +20,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
 };
-use qdrant_router::{Batched, ResponseBody};
+use qdrant_router::ResponseBody;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -29,16 +29,17 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use self::{batch::Batched, joined::Joined, prompt::Prompt, timer::Reused, visit::Attend, wary::Wary};
 pub(crate) use self::{
     floods::Floods,
     visit::{Attended, Turns, Visit},
 };
-use self::{joined::Joined, prompt::Prompt, timer::Reused, visit::Attend, wary::Wary};
 use crate::{
     lifecycle::Proxy,
     workers::{Desk, Workers},
 };
 
+mod batch;
 mod floods;
 mod joined;
 mod prompt;

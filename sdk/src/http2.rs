@@ -54,7 +54,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// So much is read at once, and more as long as that is not enough.
 const READ_BYTES: usize = 16 << 10;
-const MAX_READ_BYTES: usize = 256 << 10;
+const MAX_READ_BYTES: usize = 64 << 10;
 
 /// So often a connection is read from before others have their turn.
 const READS: usize = 4;

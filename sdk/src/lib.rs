@@ -14,7 +14,6 @@
 //! * [`Qdrant`] has the methods of `qdrant_client::Qdrant` on top of it.
 
 mod balance;
-mod batch;
 mod client;
 mod connect;
 pub mod dice;
@@ -45,7 +44,6 @@ struct SdkGuide;
 
 pub use self::{
     balance::{Balance, Latencies, Traffic},
-    batch::Batched,
     client::{Progress, Qdrant, QdrantBuilder},
     connect::{Tls, TlsError, TlsIdentity, TlsOptions},
     dispatch::{

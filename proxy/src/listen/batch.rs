@@ -27,7 +27,7 @@ const MAX_KEPT: usize = 4 << 10;
 ///
 /// Flushing does nothing: use it below a protocol whose every turn is driven through [`drive`](Self::drive).
 #[derive(Debug)]
-pub struct Batched<S>(Arc<Mutex<Inner<S>>>);
+pub(super) struct Batched<S>(Arc<Mutex<Inner<S>>>);
 
 #[derive(Debug)]
 struct Inner<S> {
@@ -39,12 +39,12 @@ struct Inner<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Batched<S> {
     /// Gathers what is written to `stream`.
-    pub fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S) -> Self {
         Self(Arc::new(Mutex::new(Inner { stream, gathered: Vec::new(), sent: 0 })))
     }
 
     /// Drives `protocol`, which writes to a clone of this, and sends on what each of its turns has written.
-    pub async fn drive<F: Future>(&self, protocol: F) -> F::Output {
+    pub(super) async fn drive<F: Future>(&self, protocol: F) -> F::Output {
         let mut protocol = pin!(protocol);
         poll_fn(|cx| {
             let outcome = protocol.as_mut().poll(cx);

@@ -1,0 +1,162 @@
+//! One request and its answer.
+
+use std::{collections::VecDeque, mem, task::Waker};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+
+use super::{
+    super::{Broken, STREAM_WINDOW, frame::flag, frame::kind, outbox::Outbox},
+    write_head,
+};
+
+/// Data of an answer that is shorter than this is copied, so that it keeps no more memory than it needs.
+pub(super) const MAX_COPIED: usize = 1 << 10;
+
+/// With so many pieces of an answer that nobody has taken, short ones are put together.
+const MAX_PIECES: usize = 16;
+
+/// One request and its answer.
+#[derive(Debug)]
+pub(super) struct Stream {
+    // To the server.
+    pub(super) window: i64,
+    pub(super) unsent: Bytes,
+    /// How far the request has got.
+    pub(super) sending: Sending,
+    pub(super) is_ready: bool,
+    pub(super) sender: Option<Waker>,
+    /// After how many bytes of the connection its headers begin.
+    pub(super) begins: u64,
+    // From the server.
+    pub(super) head: Option<Response<()>>,
+    pub(super) has_head: bool,
+    pub(super) data: VecDeque<Bytes>,
+    pub(super) trailers: Option<HeaderMap>,
+    pub(super) credit: Credit,
+    /// Whether all of the answer is there.
+    pub(super) is_answered: bool,
+    pub(super) broken: Option<Broken>,
+    pub(super) receiver: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sending {
+    /// More may come.
+    Open,
+    /// What is unsent is the last of it.
+    Ending,
+    Over,
+}
+
+/// How much the other side may send.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Credit {
+    window: i64,
+    /// What may be sent beyond it, as soon as it is told.
+    untold: i64,
+    whole: i64,
+}
+
+// === impl Stream ===
+
+impl Stream {
+    pub(super) fn new(window: i64, unsent: Bytes, sending: Sending, begins: u64) -> Self {
+        Self {
+            window,
+            unsent,
+            sending,
+            is_ready: false,
+            sender: None,
+            begins,
+            head: None,
+            has_head: false,
+            data: VecDeque::new(),
+            trailers: None,
+            credit: Credit::new(STREAM_WINDOW),
+            is_answered: false,
+            broken: None,
+            receiver: None,
+        }
+    }
+
+    /// How much of the body may be sent now.
+    pub(super) fn room(&self, connection: i64) -> usize {
+        usize::try_from(self.window.min(connection)).unwrap_or_default()
+    }
+
+    /// Puts `most` bytes of the body into a frame.
+    pub(super) fn write_data(&mut self, id: u32, most: usize, outbox: &mut Outbox) {
+        let data = self.unsent.split_to(most.min(self.unsent.len()));
+        self.window -= data.len() as i64;
+        let is_last = self.unsent.is_empty() && self.sending == Sending::Ending;
+        if is_last {
+            self.sending = Sending::Over;
+        }
+        let flags = if is_last { flag::END_STREAM } else { 0 };
+        write_head(outbox.small(), data.len(), kind::DATA, flags, id);
+        outbox.push(data);
+    }
+
+    /// No more of the answer comes. A node that has begun to answer has looked at the request.
+    pub(super) fn break_off(&mut self, is_unprocessed: bool, reason: &str) {
+        self.broken =
+            Some(Broken { is_unprocessed: is_unprocessed && !self.has_head, reason: reason.into() });
+    }
+
+    pub(super) fn stop_sending(&mut self) {
+        self.sending = Sending::Over;
+        self.unsent = Bytes::new();
+    }
+
+    /// Keeps a copy of `data`. Of many short pieces some are put together, so that what keeps them costs no more than
+    /// they do.
+    pub(super) fn take_short(&mut self, data: &[u8]) {
+        let is_many = self.data.len() >= MAX_PIECES;
+        match self.data.back_mut().filter(|last| is_many && last.len() + data.len() <= MAX_COPIED) {
+            Some(last) => *last = [last, data].concat().into(),
+            None if data.is_empty() => {}
+            None => self.data.push_back(Bytes::copy_from_slice(data)),
+        }
+    }
+
+    /// Whether nothing more comes from the server.
+    pub(super) fn is_closed_by_server(&self) -> bool {
+        self.is_answered || self.broken.is_some()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed_by_server() && self.sending == Sending::Over
+    }
+
+    pub(super) fn wake(&mut self) {
+        for waker in [self.receiver.take(), self.sender.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+}
+
+// === impl Credit ===
+
+impl Credit {
+    pub(super) fn new(whole: u32) -> Self {
+        let whole = i64::from(whole);
+        Self { window: whole, untold: 0, whole }
+    }
+
+    /// Whether so much may come.
+    pub(super) fn take(&mut self, length: usize) -> bool {
+        self.window -= length as i64;
+        self.window >= 0
+    }
+
+    /// So much has been taken away; the other side is told once that is half of the window.
+    pub(super) fn give(&mut self, length: usize) -> Option<u32> {
+        self.untold += length as i64;
+        if self.untold < self.whole / 2 {
+            return None;
+        }
+        self.window += self.untold;
+        u32::try_from(mem::take(&mut self.untold)).ok()
+    }
+}
