@@ -312,7 +312,10 @@ impl Dispatcher {
                             errors += 1;
                             poor.get_or_insert(answer);
                             self.topology.refresh();
-                            next = Next::Attempt;
+                            // Of what may not be sent at will, one copy at a time is enough.
+                            if repeatable == Repeatable::Freely || race.is_over() {
+                                next = Next::Attempt;
+                            }
                             continue;
                         }
                         Err(error) => (plan, SendError::from(error)),
@@ -342,7 +345,7 @@ impl Dispatcher {
         Err(if failures.is_empty() {
             Failure::NoNode { problems: self.topology.problems().iter().map(ToString::to_string).collect() }
         } else {
-            Failure::Broken { attempts: failures, sent: repeatable.outcome(broken + errors) }
+            Failure::Broken { attempts: failures, sent: repeatable.outcome(broken) }
         })
     }
 

@@ -24,7 +24,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, Response};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, Sleep},
 };
 
@@ -38,7 +38,8 @@ pub(crate) use self::streams::{Next, Sent, Unopened};
 use self::{hpack::Encoder, outbox::Outbox, streams::Streams};
 
 /// Flow-control windows. A reply of ten megabytes should not wait for a round trip per 64 KiB, and clients that do not
-/// read theirs must not take the connection from the others: it has room for as many streams as a connection is given.
+/// read theirs must not take the connection from the others: it has room for 128 of them, beyond which another
+/// connection is opened.
 const STREAM_WINDOW: u32 = 512 << 10;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 
@@ -59,6 +60,9 @@ const MAX_READ_BYTES: usize = 64 << 10;
 /// So often a connection is read from before others have their turn.
 const READS: usize = 4;
 
+/// How long the end of a connection may take.
+const SHUTDOWN: Duration = Duration::from_secs(1);
+
 /// A connection to one server. It ends once this is dropped and the last of its streams is over.
 pub(crate) struct Connection(Arc<Shared>);
 
@@ -71,6 +75,13 @@ struct Shared {
 pub(crate) struct Stream {
     shared: Arc<Shared>,
     id: u32,
+}
+
+/// Someone who waits until a stream may be opened.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    /// The place in the line.
+    ticket: Option<u64>,
 }
 
 /// The head of a request, as it is and where it is.
@@ -104,6 +115,8 @@ struct Driver<S> {
     /// What is being written, and how many bytes have been.
     outbox: Outbox,
     written: u64,
+    /// Whether the stream keeps nothing of that back, as TLS may.
+    is_flushed: bool,
     /// When to ask whether the server is there, or no longer to wait for its answer.
     clock: Pin<Box<Sleep>>,
     is_asked: bool,
@@ -130,12 +143,14 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(shared: Arc<Shared>, stream: S
         most: READ_BYTES,
         outbox: Outbox::default(),
         written: 0,
+        is_flushed: true,
         clock: Box::pin(tokio::time::sleep(PING_INTERVAL)),
         is_asked: false,
         is_heard: false,
     };
     let reason = poll_fn(|cx| driver.poll(cx)).await;
-    driver.shared.streams().fail(driver.written, &reason);
+    driver.fail(&reason);
+    let _ = tokio::time::timeout(SHUTDOWN, driver.stream.shutdown()).await;
     reason
 }
 
@@ -152,17 +167,8 @@ impl Connection {
 
     /// Resolves when a stream may be opened, or none ever again.
     pub(crate) async fn room(&self) {
-        poll_fn(|cx| {
-            let mut streams = self.0.streams();
-            match streams.room() {
-                Err(Unopened::Full) => {
-                    streams.wait_for_room(cx.waker());
-                    Poll::Pending
-                }
-                Ok(()) | Err(Unopened::Over) => Poll::Ready(()),
-            }
-        })
-        .await;
+        let mut waiting = Waiting { shared: &self.0, ticket: None };
+        poll_fn(|cx| waiting.poll(cx)).await;
     }
 
     /// Whether no more streams can be opened.
@@ -173,6 +179,30 @@ impl Connection {
     /// How many requests are under way.
     pub(crate) fn under_way(&self) -> usize {
         self.0.under_way.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut streams = self.shared.streams();
+        match streams.room() {
+            Err(Unopened::Full) => {
+                self.ticket = Some(streams.wait_for_room(self.ticket, cx.waker()));
+                Poll::Pending
+            }
+            Ok(()) | Err(Unopened::Over) => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    /// Whoever leaves the line lets the next one try.
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.shared.streams().leave_line(ticket);
+        }
     }
 }
 
@@ -275,7 +305,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let reason = self.poll_read(cx);
             return Poll::Ready(if let Poll::Ready(reason) = reason { reason } else { error.to_string() });
         }
-        match self.outbox.len() == 0 && self.shared.streams().is_done() {
+        match self.outbox.len() == 0 && self.is_flushed && self.shared.streams().is_done() {
             true => Poll::Ready("the connection has ended".to_owned()),
             false => Poll::Pending,
         }
@@ -284,15 +314,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Ready when the server does not answer that it is there.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.clock.as_mut().poll(cx).is_ready() {
-            let mut next = PING_INTERVAL;
-            if self.is_asked {
-                return Poll::Ready(());
-            }
-            if !std::mem::take(&mut self.is_heard) {
-                self.shared.streams().ping();
-                self.is_asked = true;
-                next = PING_TIMEOUT;
-            }
+            let next = match (std::mem::take(&mut self.is_heard), self.is_asked) {
+                (false, true) => return Poll::Ready(()),
+                (false, false) => {
+                    self.shared.streams().ping();
+                    self.is_asked = true;
+                    PING_TIMEOUT
+                }
+                // Its answer is behind much else.
+                (true, true) => PING_TIMEOUT,
+                (true, false) => PING_INTERVAL,
+            };
             self.clock.as_mut().reset(Instant::now() + next);
         }
         Poll::Pending
@@ -341,10 +373,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 let mut streams = self.shared.streams();
                 streams.fill();
                 if streams.outbox.len() == 0 {
-                    return Ok(());
+                    break;
                 }
                 std::mem::swap(&mut streams.outbox, &mut self.outbox);
             }
+            self.is_flushed = false;
             let before = self.outbox.len();
             let outcome = self.outbox.poll_write(&mut self.stream, cx);
             self.written += (before - self.outbox.len()) as u64;
@@ -352,10 +385,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Poll::Ready(outcome) => outcome?,
                 Poll::Pending => return Ok(()),
             }
-            if let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) {
-                flushed?;
-            }
         }
+        if !self.is_flushed
+            && let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx)
+        {
+            flushed?;
+            self.is_flushed = true;
+        }
+        Ok(())
+    }
+}
+
+impl<S> Driver<S> {
+    fn fail(&self, reason: &str) {
+        self.shared.streams().fail(self.written, reason);
+    }
+}
+
+impl<S> Drop for Driver<S> {
+    /// A runtime that ends takes its connections with it, and nobody may wait for them on another.
+    fn drop(&mut self) {
+        self.fail("its runtime has ended");
     }
 }
 

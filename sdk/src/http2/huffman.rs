@@ -128,6 +128,12 @@ mod tests {
         }
     }
 
+    /// With a wrong length there would be too much or too little room.
+    #[test]
+    fn the_code_that_is_left_is_the_end_of_the_string() {
+        assert_eq!(CODE.end[LONGEST], 0xffff_fffc);
+    }
+
     #[test]
     fn every_byte_comes_back() {
         let text: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();

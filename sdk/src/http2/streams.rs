@@ -1,6 +1,10 @@
 //! What a client knows of one connection. Nothing here does I/O.
 
-use std::{collections::VecDeque, mem, task::Waker};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem,
+    task::Waker,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
@@ -36,8 +40,9 @@ pub(super) struct Streams {
     streams: FxHashMap<u32, Stream>,
     next: u32,
     end: Option<End>,
-    /// Those who wait until a stream may be opened.
-    waiting: Vec<Waker>,
+    /// Those who wait until a stream may be opened, by their place in the line, and the next place.
+    waiting: BTreeMap<u64, Waker>,
+    tickets: u64,
     /// Who drives the connection.
     driver: Option<Waker>,
     // To the server.
@@ -53,7 +58,7 @@ pub(super) struct Streams {
     ready: VecDeque<u32>,
     /// How many bytes have ever been to be written.
     queued: u64,
-    /// Frames since the last writing that had to be answered.
+    /// Frames since the last writing that had to be answered, or meant nothing.
     unanswered: usize,
     // From the server.
     decoder: Decoder,
@@ -115,7 +120,8 @@ impl Streams {
             streams: FxHashMap::default(),
             next: 1,
             end: None,
-            waiting: Vec::new(),
+            waiting: BTreeMap::new(),
+            tickets: 0,
             driver: None,
             outbox: Outbox::default(),
             encoder: Encoder::new(),
@@ -179,14 +185,33 @@ impl Streams {
         }
     }
 
-    pub(super) fn wait_for_room(&mut self, waker: &Waker) {
-        if !self.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
-            self.waiting.push(waker.clone());
-        }
+    /// Waits in the line for a stream to be over, at the place of `ticket`, or at a new one; tells where.
+    pub(super) fn wait_for_room(&mut self, ticket: Option<u64>, waker: &Waker) -> u64 {
+        let ticket = ticket.unwrap_or_else(|| {
+            self.tickets += 1;
+            self.tickets
+        });
+        self.waiting.insert(ticket, waker.clone());
+        ticket
     }
 
+    /// Gives up a place in the line, and what may have been called out to it.
+    pub(super) fn leave_line(&mut self, ticket: u64) {
+        self.waiting.remove(&ticket);
+        self.wake_waiting();
+    }
+
+    /// Calls as many as there is room for.
     fn wake_waiting(&mut self) {
-        self.waiting.drain(..).for_each(Waker::wake);
+        let room = match self.room() {
+            Ok(()) => self.max_streams - self.open,
+            Err(Unopened::Full) => 0,
+            Err(Unopened::Over) => usize::MAX,
+        };
+        for _ in 0..room {
+            let Some((_, waiting)) = self.waiting.pop_first() else { break };
+            waiting.wake();
+        }
     }
 
     // === to the server ===
@@ -336,6 +361,9 @@ impl Streams {
     }
 
     fn write_short(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        if matches!(self.end, Some(End::Over)) {
+            return;
+        }
         let small = self.outbox.small();
         write_head(small, payload.len(), kind, flags, stream);
         small.extend_from_slice(payload);
@@ -396,9 +424,7 @@ impl Streams {
         let unread = stream.data.iter().map(Bytes::len).sum();
         if !stream.is_closed() {
             self.closed();
-            if !matches!(self.end, Some(End::Over)) {
-                self.reset(id, Reason::CANCEL);
-            }
+            self.reset(id, Reason::CANCEL);
         }
         self.give(unread);
     }
@@ -444,6 +470,7 @@ impl Streams {
             return;
         }
         self.end = Some(End::Over);
+        (self.outbox, self.block) = (Outbox::default(), None);
         for stream in self.streams.values_mut().filter(|stream| !stream.is_closed()) {
             if !stream.is_closed_by_server() {
                 // Of a request that had not begun to leave nobody has seen anything.
@@ -462,7 +489,10 @@ impl Streams {
     pub(super) fn leave(&mut self) {
         if self.end.is_none() {
             self.end = Some(End::Announced(Reason::NO_ERROR));
-            self.say_goodbye(Reason::NO_ERROR);
+            // Servers on h2 before 0.4.14 take it for the end of all streams.
+            if self.open == 0 {
+                self.say_goodbye(Reason::NO_ERROR);
+            }
         }
         self.wake_driver();
     }

@@ -137,24 +137,158 @@ async fn a_body_that_comes_piece_by_piece_arrives() {
     assert!(data == expected);
 }
 
-/// Answers that nobody takes do not keep others from theirs, and those that are given up give their room back.
+/// A server whose windows are as wide as a test needs.
+fn generous() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder.initial_connection_window_size(256 << 20).initial_window_size(1 << 20);
+    builder
+}
+
+async fn unread(connection: &Connection, body: &Bytes) -> Stream {
+    let mut stream = opened(connection, &HeaderMap::new(), Some(body.clone())).expect("a stream");
+    head(&mut stream).await.expect("an answer");
+    // As much as there is room for is on its way.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    stream
+}
+
+async fn is_read(connection: &Connection, body: &Bytes) {
+    let mut stream = opened(connection, &HeaderMap::new(), Some(body.clone())).expect("a stream");
+    head(&mut stream).await.expect("an answer");
+    assert!(rest(&mut stream).await.expect("a body").0 == *body);
+}
+
+/// Answers that nobody takes keep their part of the connection's window, and no more.
 #[tokio::test]
 async fn answers_that_nobody_takes_do_not_stop_others() {
     let (connection, _driver, theirs) = dialled(1 << 16);
-    let mut builder = h2::server::Builder::new();
-    builder.initial_connection_window_size(16 << 20);
-    tokio::spawn(echo(theirs, builder));
-    let long = Bytes::from(vec![7; 2 << 20]);
-    for _ in 0..50 {
-        let mut stream = opened(&connection, &HeaderMap::new(), Some(long.clone())).expect("a stream");
-        head(&mut stream).await.expect("an answer");
-        let mut short = request(&connection, b"short");
-        head(&mut short).await.expect("an answer");
-        assert_eq!(rest(&mut short).await.expect("a body").0, b"short");
+    tokio::spawn(echo(theirs, generous()));
+    let long = Bytes::from(vec![7; 1 << 20]);
+    let mut untaken = Vec::new();
+    for _ in 0..90 {
+        untaken.push(unread(&connection, &long).await);
     }
-    let mut whole = opened(&connection, &HeaderMap::new(), Some(long.clone())).expect("a stream");
-    head(&mut whole).await.expect("an answer");
-    assert!(rest(&mut whole).await.expect("a body").0 == long);
+    for _ in 0..30 {
+        is_read(&connection, &long).await;
+    }
+}
+
+/// Answers that are given up give their part of the window back.
+#[tokio::test]
+async fn answers_that_are_given_up_do_not_stop_others() {
+    let (connection, _driver, theirs) = dialled(1 << 16);
+    tokio::spawn(echo(theirs, generous()));
+    let long = Bytes::from(vec![7; 1 << 20]);
+    for _ in 0..150 {
+        drop(unread(&connection, &long).await);
+    }
+    is_read(&connection, &long).await;
+}
+
+/// A stream that keeps back what is written until it is flushed, and is flushed the second time alone.
+struct Reluctant {
+    stream: DuplexStream,
+    kept: Vec<u8>,
+    is_asked: bool,
+}
+
+impl AsyncRead for Reluctant {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Reluctant {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.kept.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !std::mem::replace(&mut self.is_asked, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.is_asked = false;
+        let kept = std::mem::take(&mut self.kept);
+        let written = Pin::new(&mut self.stream).poll_write(cx, &kept);
+        written.map_ok(|written| assert_eq!(written, kept.len()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// TLS keeps back what the socket has no room for, though it was written.
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_keeps_back_is_flushed() {
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (connection, driver) = connect(Reluctant { stream: ours, kept: Vec::new(), is_asked: false });
+    tokio::spawn(driver);
+    tokio::spawn(echo(theirs, h2::server::Builder::new()));
+    let began = tokio::time::Instant::now();
+    let mut stream = request(&connection, b"one");
+    head(&mut stream).await.expect("an answer");
+    rest(&mut stream).await.expect("a body");
+    assert_eq!(began.elapsed(), Duration::ZERO, "no ping was needed to get it out");
+}
+
+/// What drives a connection may be gone without a word, with the runtime that it was on.
+#[tokio::test]
+async fn a_connection_whose_driver_is_gone_is_over() {
+    let (connection, driver, _server) = greeted().await;
+    let mut stream = request(&connection, b"one");
+    driver.abort();
+    head(&mut stream).await.expect_err("no answer");
+    assert!(connection.is_over());
+}
+
+/// Older servers take a GOAWAY for the end of all streams.
+#[tokio::test]
+async fn a_connection_that_is_given_up_lets_its_streams_end() {
+    let (connection, driver, mut server) = greeted().await;
+    let mut stream = request(&connection, b"one");
+    drop(connection);
+    let kinds = [heard(&mut server).await.0.kind, heard(&mut server).await.0.kind];
+    assert_eq!(kinds, [kind::HEADERS, kind::DATA]);
+    server.write_all(&frame(kind::HEADERS, 5, 1, OK)).await.expect("a pipe");
+    head(&mut stream).await.expect("an answer");
+    assert_eq!(driver.await.expect("no panic"), "the connection has ended");
+    assert_eq!(server.read_u8().await.expect_err("nothing more").kind(), io::ErrorKind::UnexpectedEof);
+}
+
+/// Those who wait are let in one by one, in their order, though some give up.
+#[tokio::test]
+async fn those_who_wait_for_room_come_in_their_order() {
+    let (connection, _driver, mut server) = greeted().await;
+    server.write_all(&settings(&[(setting::MAX_CONCURRENT_STREAMS, 1)])).await.expect("a pipe");
+    heard(&mut server).await;
+    let first = request(&connection, b"one");
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let waiting: Vec<_> = (0..4)
+        .map(|at| {
+            let (connection, order) = (connection.clone(), order.clone());
+            tokio::spawn(async move {
+                connection.room().await;
+                drop(request(&connection, b"next"));
+                order.lock().expect("no panic").push(at);
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    waiting[0].abort();
+    drop(first);
+    for waiting in waiting.into_iter().skip(1) {
+        waiting.await.expect("room");
+    }
+    assert_eq!(*order.lock().expect("no panic"), [1, 2, 3]);
 }
 
 #[tokio::test]
@@ -380,7 +514,7 @@ async fn a_server_of_another_protocol_is_not_understood() {
     server.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("a pipe");
     drop(server);
     head(&mut stream).await.expect_err("no answer");
-    driver.await.expect("no panic");
+    assert!(driver.await.expect("no panic").ends_with("it does not speak HTTP/2"));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, Uri};
 use http_body::{Body as HttpBody, Frame};
+use tokio::sync::Notify;
 
 use super::{
     BrokenAnswer, Outgoing, SendError, Sent, is_of_one_connection, open::Count, strip_connection_headers,
@@ -29,6 +30,9 @@ use crate::{
 const BUSY: usize = 128;
 const MAX_CONNECTIONS: usize = 8;
 
+/// So many connections are tried that end before a request can be sent.
+const MAX_DIALS: usize = 3;
+
 /// How long a stream is left open whose upload has broken off: by then the node has looked at it. Qdrant ends a
 /// connection on which more than twenty streams were reset before.
 const GRACE: Duration = Duration::from_secs(1);
@@ -40,6 +44,8 @@ pub(super) struct Pool {
     connections: Mutex<Vec<Arc<Connection>>>,
     /// Held by whoever dials, so that a crowd opens one connection.
     dialing: Arc<tokio::sync::Mutex<()>>,
+    /// Tells those who wait for room that there is another connection.
+    grown: Notify,
     /// How often that has failed, and why it did last.
     failures: Mutex<(u64, String)>,
     count: Count,
@@ -87,6 +93,7 @@ impl Pool {
             dialer,
             connections: Mutex::default(),
             dialing: Arc::default(),
+            grown: Notify::new(),
             failures: Mutex::default(),
             count,
         }
@@ -128,15 +135,23 @@ impl Pool {
                 connections.iter().enumerate().min_by_key(|(_, connection)| connection.under_way());
             let (at, connection) = least_busy.ok_or(Unopened::Over)?;
             let is_busy = connection.under_way() >= BUSY;
-            let outcome = connection.open(request, body);
-            if matches!(outcome, Err(Unopened::Over)) {
-                connections.swap_remove(at);
-                continue;
-            }
-            let may_grow = connections.len() < MAX_CONNECTIONS;
-            drop(connections);
-            if may_grow && (is_busy || outcome.is_err()) {
-                self.relieve();
+            let outcome = match connection.open(request, body) {
+                Err(Unopened::Over) => {
+                    connections.swap_remove(at);
+                    continue;
+                }
+                // Another may have more answers to be read, and fewer streams.
+                Err(Unopened::Full) => connections
+                    .iter()
+                    .find_map(|connection| connection.open(request, body).ok())
+                    .ok_or(Unopened::Full),
+                Ok(stream) => Ok(stream),
+            };
+            if is_busy || outcome.is_err() {
+                connections.retain(|connection| !connection.is_over());
+                if connections.len() < MAX_CONNECTIONS {
+                    self.relieve();
+                }
             }
             return outcome;
         }
@@ -150,17 +165,30 @@ impl Pool {
         headers: &HeaderMap,
         body: &mut Option<Bytes>,
     ) -> Result<Stream, SendError> {
+        let mut dials = 0;
         loop {
+            let mut grown = pin!(self.grown.notified());
+            grown.as_mut().enable();
             match self.open(Outgoing { method, uri, headers }, body) {
                 Ok(stream) => return Ok(stream),
                 Err(Unopened::Full) => {
                     let least_busy =
                         self.connections().iter().min_by_key(|connection| connection.under_way()).cloned();
                     if let Some(connection) = least_busy {
-                        connection.room().await;
+                        tokio::select! {
+                            biased;
+                            () = connection.room() => {}
+                            () = grown => {}
+                        }
                     }
                 }
-                Err(Unopened::Over) => self.first().await?,
+                Err(Unopened::Over) if dials < MAX_DIALS => {
+                    dials += 1;
+                    self.first().await?;
+                }
+                Err(Unopened::Over) => {
+                    return Err(SendError::not_sent("it ends each connection at once".to_owned()));
+                }
             }
         }
     }
@@ -216,6 +244,7 @@ impl Pool {
             drop(open);
         });
         self.connections().push(Arc::new(connection));
+        self.grown.notify_waiters();
         Ok(())
     }
 
@@ -325,11 +354,17 @@ impl HttpBody for GrpcBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
-        let Self(Call { stream: Some(stream), upload, .. }) = self.get_mut() else {
-            return Poll::Ready(None);
-        };
-        if upload.as_mut().is_some_and(|upload| upload.poll(stream, cx).is_ready()) {
-            *upload = None;
+        let Self(call) = self.get_mut();
+        let Some(stream) = &mut call.stream else { return Poll::Ready(None) };
+        if let Some(upload) = &mut call.upload
+            && let Poll::Ready(outcome) = upload.poll(stream, cx)
+        {
+            call.upload = None;
+            if let Err(error) = outcome {
+                // To half a request there is no whole answer; what is dropped is reset.
+                call.stream = None;
+                return Poll::Ready(Some(Err(BrokenAnswer(format!("the client broke off: {error}")))));
+            }
         }
         Poll::Ready(match ready!(stream.poll_next(cx)) {
             Ok(Next::Data(data)) => Some(Ok(Frame::data(data))),

@@ -13,7 +13,7 @@ use super::{
         hpack::{self, Name},
     },
     Block, End, LAST_STREAM, MAX_FRAMED, PING, Streams,
-    stream::MAX_COPIED,
+    stream::{MAX_COPIED, Stream},
 };
 
 /// A block of headers has no more bytes and no more frames than this.
@@ -41,11 +41,16 @@ impl Streams {
     pub(in super::super) fn receive(&mut self, read: &mut BytesMut) -> Result<(), Violation> {
         while let Some(&head) = read.first_chunk::<{ frame::HEAD_BYTES }>() {
             let head = Head::read(head);
+            if !self.has_settings && head.kind != kind::SETTINGS {
+                return Err(Violation::new(
+                    Reason::PROTOCOL_ERROR,
+                    "its first frame is no SETTINGS: it does not speak HTTP/2",
+                ));
+            }
             if head.length > frame::MAX_FRAME_BYTES {
                 return Err(Violation::new(Reason::FRAME_SIZE_ERROR, "a frame is longer than it may be"));
             }
             if read.len() < frame::HEAD_BYTES + head.length {
-                read.reserve(frame::HEAD_BYTES + head.length - read.len());
                 break;
             }
             read.advance(frame::HEAD_BYTES);
@@ -61,12 +66,6 @@ impl Streams {
     fn receive_frame(&mut self, head: Head, read: &mut BytesMut) -> Result<(), Violation> {
         if self.block.is_some() && head.kind != kind::CONTINUATION {
             return Err(Violation::new(Reason::PROTOCOL_ERROR, "headers are interrupted"));
-        }
-        if !self.has_settings && head.kind != kind::SETTINGS {
-            return Err(Violation::new(
-                Reason::PROTOCOL_ERROR,
-                "its first frame is no SETTINGS: it does not speak HTTP/2",
-            ));
         }
         if head.kind == kind::DATA {
             return self.receive_data(head, read);
@@ -110,7 +109,9 @@ impl Streams {
             kind::RST_STREAM => {
                 let reason = Reason(u32::from_be_bytes(payload.try_into().map_err(|_| WRONG_SIZE)?));
                 self.must_be_known(head.stream)?;
-                self.unanswered += 1;
+                if self.streams.get(&head.stream).is_none_or(Stream::is_closed) {
+                    self.unanswered += 1;
+                }
                 self.receive_reset(head.stream, reason);
                 Ok(())
             }
@@ -274,15 +275,14 @@ impl Streams {
 
     /// A stream cannot go on, by the server's fault.
     fn offends(&mut self, id: u32, reason: Reason, what: &'static str) {
-        self.reset(id, reason);
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let was_closed = stream.is_closed();
-        stream.break_off(false, &format!("the answer of the node makes no sense: {what}"));
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closed()) else { return };
+        if !stream.is_closed_by_server() {
+            stream.break_off(false, &format!("the answer of the node makes no sense: {what}"));
+        }
         stream.stop_sending();
         stream.wake();
-        if !was_closed {
-            self.closed();
-        }
+        self.closed();
+        self.reset(id, reason);
     }
 
     fn receive_settings(&mut self, head: Head, payload: &[u8]) -> Result<(), Violation> {
@@ -339,7 +339,10 @@ impl Streams {
     fn receive_window(&mut self, id: u32, more: i64) -> Result<(), Violation> {
         if id == 0 {
             self.window += more;
-            if more == 0 || self.window > frame::MAX_WINDOW {
+            if more == 0 {
+                return Err(Violation::new(Reason::PROTOCOL_ERROR, "a window grows by nothing"));
+            }
+            if self.window > frame::MAX_WINDOW {
                 return Err(TOO_WIDE);
             }
             if self.has_more() {
@@ -348,13 +351,17 @@ impl Streams {
             return Ok(());
         }
         self.must_be_known(id)?;
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
-        stream.window += more;
-        if more == 0 || stream.window > frame::MAX_WINDOW {
-            self.offends(id, Reason::FLOW_CONTROL_ERROR, "its window is wider than one can be");
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closed()) else {
             return Ok(());
+        };
+        stream.window += more;
+        if more == 0 {
+            self.offends(id, Reason::PROTOCOL_ERROR, "its window grows by nothing");
+        } else if stream.window > frame::MAX_WINDOW {
+            self.offends(id, Reason::FLOW_CONTROL_ERROR, "its window is wider than one can be");
+        } else {
+            self.make_ready(id);
         }
-        self.make_ready(id);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Data of an answer that is shorter than this is copied, so that it keeps no more memory than it needs.
-pub(super) const MAX_COPIED: usize = 1 << 10;
+pub(super) const MAX_COPIED: usize = 4 << 10;
 
 /// With so many pieces of an answer that nobody has taken, short ones are put together.
 const MAX_PIECES: usize = 16;
@@ -150,10 +150,11 @@ impl Credit {
         self.window >= 0
     }
 
-    /// So much has been taken away; the other side is told once that is half of the window.
+    /// So much has been taken away; the other side is told once that is half of what it may send, or of all.
     pub(super) fn give(&mut self, length: usize) -> Option<u32> {
         self.untold += length as i64;
-        if self.untold < self.whole / 2 {
+        // Of a window that others keep nearly closed, every part counts.
+        if self.untold == 0 || self.untold < self.whole / 2 && self.untold < self.window / 2 {
             return None;
         }
         self.window += self.untold;
