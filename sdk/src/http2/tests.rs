@@ -37,14 +37,19 @@ fn request(connection: &Connection, body: &'static [u8]) -> Stream {
 }
 
 async fn head(stream: &mut Stream) -> Result<Response<()>, Broken> {
-    poll_fn(|cx| stream.poll_head(cx)).await
+    in_time(poll_fn(|cx| stream.poll_head(cx))).await
+}
+
+/// Fails rather than hangs.
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), work).await.expect("something comes")
 }
 
 /// The whole body of an answer, and its trailers.
 async fn rest(stream: &mut Stream) -> Result<(Vec<u8>, Option<HeaderMap>), Broken> {
     let (mut data, mut trailers) = (Vec::new(), None);
     loop {
-        match poll_fn(|cx| stream.poll_next(cx)).await? {
+        match in_time(poll_fn(|cx| stream.poll_next(cx))).await? {
             Next::Data(piece) => data.extend_from_slice(&piece),
             Next::Trailers(given) => trailers = Some(given),
             Next::End => return Ok((data, trailers)),
