@@ -21,7 +21,6 @@ ALLOWED = {
     "serde_core": "serde's traits, of what is read or written as JSON",
     "serde_json": "the body of a `Question`",
     "smallvec": "the scopes of an `Intent` and the replicas of a `Shard`, mostly one or few",
-    "tokio": "the runtime, and the traits of its streams",
     "tower_service": "the trait that `Router` implements",
     "uuid": "ids of points",
 }
