@@ -182,6 +182,12 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.streams().leave();
+    }
+}
+
 // === impl Waiting ===
 
 impl Waiting<'_> {
@@ -203,12 +209,6 @@ impl Drop for Waiting<'_> {
         if let Some(ticket) = self.ticket {
             self.shared.streams().leave_line(ticket);
         }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.0.streams().leave();
     }
 }
 
@@ -262,7 +262,7 @@ impl Stream {
 
     /// Takes `data` for the body of the request, if there is room for it.
     pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, data: &mut Bytes) -> Poll<Sent> {
-        self.shared.streams().send(self.id, data, cx.waker()).map_or(Poll::Pending, Poll::Ready)
+        ready(self.shared.streams().send(self.id, data, cx.waker()))
     }
 
     /// Ends the body of the request.

@@ -139,20 +139,17 @@ impl Streams {
             has_settings: false,
             is_pinged: false,
         };
-        let small = streams.outbox.small();
-        small.extend_from_slice(frame::PREFACE);
+        streams.outbox.small().extend_from_slice(frame::PREFACE);
+        streams.queued = frame::PREFACE.len() as u64;
         let settings = [
             (setting::ENABLE_PUSH, 0),
             (setting::INITIAL_WINDOW_SIZE, STREAM_WINDOW),
             (setting::MAX_HEADER_LIST_SIZE, MAX_HEADER_LIST_BYTES as u32),
         ];
-        write_head(small, 6 * settings.len(), kind::SETTINGS, 0, 0);
-        for (id, value) in settings {
-            small.extend_from_slice(&id.to_be_bytes());
-            small.extend_from_slice(&value.to_be_bytes());
-        }
-        write_u32_frame(small, kind::WINDOW_UPDATE, 0, CONNECTION_WINDOW - frame::INITIAL_WINDOW);
-        streams.queued = small.len() as u64;
+        let settings = settings.map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat());
+        streams.write_short(kind::SETTINGS, 0, 0, &settings.concat());
+        let wider = CONNECTION_WINDOW - frame::INITIAL_WINDOW;
+        streams.write_short(kind::WINDOW_UPDATE, 0, 0, &wider.to_be_bytes());
         streams
     }
 
@@ -472,12 +469,8 @@ impl Streams {
         self.end = Some(End::Over);
         (self.outbox, self.block) = (Outbox::default(), None);
         for stream in self.streams.values_mut().filter(|stream| !stream.is_closed()) {
-            if !stream.is_closed_by_server() {
-                // Of a request that had not begun to leave nobody has seen anything.
-                stream.break_off(stream.begins >= written, reason);
-            }
-            stream.stop_sending();
-            stream.wake();
+            // Of a request that had not begun to leave nobody has seen anything.
+            stream.break_off(stream.begins >= written, reason);
         }
         self.open = 0;
         self.ready.clear();
@@ -517,11 +510,6 @@ impl Streams {
 
 fn write_head(small: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32) {
     small.extend_from_slice(&Head { length, kind, flags, stream }.bytes());
-}
-
-fn write_u32_frame(small: &mut Vec<u8>, kind: u8, stream: u32, value: u32) {
-    write_head(small, 4, kind, 0, stream);
-    small.extend_from_slice(&value.to_be_bytes());
 }
 
 fn set(slot: &mut Option<Waker>, waker: &Waker) {

@@ -634,7 +634,7 @@ async fn waiting_for_room_ends_with_the_connection() {
     heard(&mut server).await;
     assert_eq!(opened(&connection, &HeaderMap::new(), None).err(), Some(Unopened::Full));
     let ends = async {
-        tokio::time::sleep(Duration::ZERO).await;
+        tokio::task::yield_now().await;
         drop(server);
     };
     tokio::join!(connection.room(), ends);

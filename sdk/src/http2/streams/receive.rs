@@ -262,12 +262,8 @@ impl Streams {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let was_closed = stream.is_closed();
         // After an answer that is complete it says that the rest of the request is not wanted.
-        if !stream.is_closed_by_server() {
-            let is_unprocessed = reason == Reason::REFUSED_STREAM;
-            stream.break_off(is_unprocessed, &format!("the node reset the stream: {reason}"));
-        }
-        stream.stop_sending();
-        stream.wake();
+        let is_unprocessed = reason == Reason::REFUSED_STREAM;
+        stream.break_off(is_unprocessed, &format!("the node reset the stream: {reason}"));
         if !was_closed {
             self.closed();
         }
@@ -276,11 +272,7 @@ impl Streams {
     /// A stream cannot go on, by the server's fault.
     fn offends(&mut self, id: u32, reason: Reason, what: &'static str) {
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closed()) else { return };
-        if !stream.is_closed_by_server() {
-            stream.break_off(false, &format!("the answer of the node makes no sense: {what}"));
-        }
-        stream.stop_sending();
-        stream.wake();
+        stream.break_off(false, &format!("the answer of the node makes no sense: {what}"));
         self.closed();
         self.reset(id, reason);
     }
@@ -377,11 +369,7 @@ impl Streams {
             if stream.is_closed() {
                 continue;
             }
-            if !stream.is_closed_by_server() {
-                stream.break_off(true, &format!("the node ends the connection: {reason}"));
-            }
-            stream.stop_sending();
-            stream.wake();
+            stream.break_off(true, &format!("the node ends the connection: {reason}"));
             closed += 1;
         }
         self.open -= closed;

@@ -98,15 +98,18 @@ impl Stream {
         outbox.push(data);
     }
 
-    /// No more of the answer comes. A node that has begun to answer has looked at the request.
+    /// Nothing more goes to the server, and no more of the answer comes, unless all of it is there. A node that has
+    /// begun to answer has looked at the request.
     pub(super) fn break_off(&mut self, is_unprocessed: bool, reason: &str) {
-        self.broken =
-            Some(Broken { is_unprocessed: is_unprocessed && !self.has_head, reason: reason.into() });
-    }
-
-    pub(super) fn stop_sending(&mut self) {
+        if !self.is_closed_by_server() {
+            let is_unprocessed = is_unprocessed && !self.has_head;
+            self.broken = Some(Broken { is_unprocessed, reason: reason.into() });
+        }
         self.sending = Sending::Over;
         self.unsent = Bytes::new();
+        for waker in [self.receiver.take(), self.sender.take()].into_iter().flatten() {
+            waker.wake();
+        }
     }
 
     /// Keeps a copy of `data`. Of many short pieces some are put together, so that what keeps them costs no more than
@@ -127,12 +130,6 @@ impl Stream {
 
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed_by_server() && self.sending == Sending::Over
-    }
-
-    pub(super) fn wake(&mut self) {
-        for waker in [self.receiver.take(), self.sender.take()].into_iter().flatten() {
-            waker.wake();
-        }
     }
 }
 
