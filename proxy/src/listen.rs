@@ -4,13 +4,18 @@ use std::{
     convert::Infallible,
     future::{Future, poll_fn},
     io,
-    pin::pin,
-    sync::Arc,
-    task::Waker,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Poll, Waker},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Version, header};
+use http_body::Body;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -20,7 +25,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
 };
-use qdrant_router::ResponseBody;
+use qdrant_router::{ResponseBody, request::BoxError};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -29,7 +34,15 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use self::{batch::Batched, joined::Joined, prompt::Prompt, timer::Reused, visit::Attend, wary::Wary};
+use self::{
+    batch::Batched,
+    joined::{Joined, SHORT_BYTES},
+    plain::{Other, Plain},
+    prompt::Prompt,
+    timer::Reused,
+    visit::Attend,
+    wary::Wary,
+};
 pub(crate) use self::{
     floods::Floods,
     visit::{Attended, Turns, Visit},
@@ -42,6 +55,7 @@ use crate::{
 mod batch;
 mod floods;
 mod joined;
+mod plain;
 mod prompt;
 mod timer;
 mod visit;
@@ -174,32 +188,71 @@ async fn converse<S>(protocol: Protocol, stream: S, stopped: watch::Receiver<boo
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let served = match protocol {
+    let served: Result<(), BoxError> = match protocol {
         Protocol::Http1 => {
-            let stream = TokioIo::new(Joined::new(stream));
-            let service = service_fn(move |request| answer(visit.clone(), request));
-            let connection = http1().serve_connection(stream, service);
-            until_stopped(connection, stopped).await
+            let is_ending = AtomicBool::new(false);
+            let answer = |request| {
+                let visit = visit.clone();
+                async move { answer(&visit, request).await }
+            };
+            let plain = Plain::new(stream).serve(answer, &is_ending);
+            let end = |_: Pin<&mut _>| is_ending.store(true, Ordering::Relaxed);
+            match until_stopped(plain, stopped.clone(), end).await {
+                // What is rare lies in a box, so that the future of what is common is small.
+                Ok(Some(other)) => Box::pin(converse_fully(other, stopped, visit)).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
         }
         Protocol::Http2 => {
             let stream = Batched::new(Wary::new(stream, visit.desk().floods.clone()));
             let server = http2(visit.clone());
             // Each request is a task, and what makes one is moved several times until it is.
-            let service = service_fn(move |request| Box::pin(answer(visit.clone(), request)));
+            let service = service_fn(move |request: Request<Incoming>| {
+                let visit = visit.clone();
+                Box::pin(async move { Ok::<_, Infallible>(answer(&visit, request.map(Prompt::new)).await) })
+            });
             let connection = server.serve_connection(TokioIo::new(stream.clone()), service);
-            stream.drive(until_stopped(connection, stopped)).await
+            let end = |connection: Pin<&mut _>| GracefulConnection::graceful_shutdown(connection);
+            stream.drive(until_stopped(connection, stopped, end)).await.map_err(Into::into)
         }
     };
     if let Err(error) = served {
-        tracing::debug!(%error, "a client connection ended");
+        tracing::debug!(error, "a client connection ended");
     }
 }
 
-/// Drives a connection, which finishes what it has begun and ends once it is `stopped`.
-async fn until_stopped<C>(connection: C, stopped: watch::Receiver<bool>) -> Result<(), C::Error>
+/// Serves what a connection brings from the first request on that is not plain.
+async fn converse_fully<S>(
+    Other { stream, read }: Other<S>,
+    stopped: watch::Receiver<bool>,
+    visit: Arc<Visit>,
+) -> Result<(), BoxError>
 where
-    C: GracefulConnection,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stream = TokioIo::new(Joined::new(read, stream));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let visit = visit.clone();
+        async move {
+            let is_last = has_unclear_end(&request);
+            let mut response = answer(&visit, request.map(Prompt::new)).await;
+            if is_last {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let end = |connection: Pin<&mut _>| GracefulConnection::graceful_shutdown(connection);
+    until_stopped(http1().serve_connection(stream, service), stopped, end).await.map_err(Into::into)
+}
+
+/// Drives a connection, which is told to `end`, and finishes what it has begun, once it is `stopped`.
+async fn until_stopped<C: Future>(
+    connection: C,
+    stopped: watch::Receiver<bool>,
+    end: impl Fn(Pin<&mut C>),
+) -> C::Output {
     let mut connection = pin!(connection);
     let mut change = stopped.clone();
     let mut change = pin!(change.changed());
@@ -212,12 +265,25 @@ where
             waiting = Some(cx.waker().clone());
             is_ending = change.as_mut().poll(cx).is_ready();
             if is_ending {
-                connection.as_mut().graceful_shutdown();
+                end(connection.as_mut());
             }
         }
         connection.as_mut().poll(cx)
     })
     .await
+}
+
+/// Resolves after the tasks that can run now have run.
+async fn after_others() {
+    let mut is_due = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut is_due, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 fn http1() -> http1::Builder {
@@ -259,18 +325,14 @@ async fn spoken(tcp: &TcpStream) -> io::Result<Protocol> {
     }
 }
 
-async fn answer(
-    visit: Arc<Visit>,
-    mut request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+async fn answer<B>(visit: &Visit, mut request: Request<B>) -> Response<ResponseBody>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
     let began = Instant::now();
     let desk = visit.desk();
     let record = desk.proxy.telemetry.begin(&mut request);
-    let is_last = has_unclear_end(&request);
-    let (mut response, routed) = desk.router().route(request.map(Prompt::new)).await;
-    if is_last {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+    let (response, routed) = desk.router().route(request).await;
     let took = began.elapsed();
     if desk.proxy.metrics.observe(&routed, &response, took) {
         visit.set_known();
@@ -278,7 +340,7 @@ async fn answer(
     if let Some(record) = record {
         desk.proxy.telemetry.end(*record, &routed, &response, took);
     }
-    Ok(response)
+    response
 }
 
 /// Whether what follows a request may be something else to whoever stands in front: more of a tunnel, or of a

@@ -236,7 +236,10 @@ impl Metrics {
 
 /// How a request ended, by the status of HTTP, and of gRPC where the head of the answer tells it.
 pub(crate) fn outcome<B>(routed: &Routed, response: &Response<B>) -> &'static str {
-    let code = grpc_status(response.headers()).filter(|_| routed.protocol == Protocol::Grpc);
+    let code = match routed.protocol {
+        Protocol::Grpc => grpc_status(response.headers()),
+        Protocol::Rest => None,
+    };
     match (routed.answered, response.status().as_u16(), code) {
         (false, ..) => "unanswered",
         (true, 500.., _) => "server_error",

@@ -10,10 +10,11 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Copying as much costs less than having the system gather it.
-const SHORT_BYTES: usize = 8 << 10;
+pub(super) const SHORT_BYTES: usize = 8 << 10;
 
 /// A buffer that has grown beyond this is not kept.
 const MAX_KEPT: usize = 4 << 10;
@@ -21,6 +22,8 @@ const MAX_KEPT: usize = 4 << 10;
 /// A stream that copies what is short before it writes it, after all that is ready to run has run.
 #[derive(Debug)]
 pub(super) struct Joined<S> {
+    /// What somebody has read of it already.
+    read: Bytes,
     stream: S,
     copy: Vec<u8>,
     /// Whether what is to be written has waited for the others.
@@ -30,8 +33,8 @@ pub(super) struct Joined<S> {
 // === impl Joined ===
 
 impl<S> Joined<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, copy: Vec::new(), is_due: false }
+    pub(super) fn new(read: Bytes, stream: S) -> Self {
+        Self { read, stream, copy: Vec::new(), is_due: false }
     }
 }
 
@@ -41,6 +44,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Joined<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.read.has_remaining() {
+            let length = self.read.len().min(buffer.remaining());
+            buffer.put_slice(&self.read.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
@@ -55,7 +63,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, copy, is_due } = self.get_mut();
+        let Self { stream, copy, is_due, .. } = self.get_mut();
         if slices.iter().map(|slice| slice.len()).sum::<usize>() > SHORT_BYTES {
             return Pin::new(stream).poll_write_vectored(cx, slices);
         }
@@ -105,7 +113,7 @@ mod tests {
         for length in [0, 1, 5_000, SHORT_BYTES + 1] {
             let (ours, mut theirs) = tokio::io::duplex(4_000);
             let sent = [b"head ".to_vec(), vec![b'x'; length], b" end".to_vec()].concat();
-            let mut joined = Joined::new(ours);
+            let mut joined = Joined::new(Bytes::new(), ours);
             let send = async {
                 let mut done = 0;
                 while done < sent.len() {
@@ -128,7 +136,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_goes_out_after_what_is_ready_has_run() {
         let (ours, mut theirs) = tokio::io::duplex(100);
-        let mut joined = Joined::new(ours);
+        let mut joined = Joined::new(Bytes::new(), ours);
         let write = async {
             let slices = [IoSlice::new(b"head "), IoSlice::new(b"body")];
             poll_fn(|cx| Pin::new(&mut joined).poll_write_vectored(cx, &slices)).await.expect("a pipe");
