@@ -306,8 +306,8 @@ impl Router {
         routed.avoided_rpcs = plan.avoided_rpcs();
         routed.answered = true;
         // A gRPC error is a success of HTTP that tells its status in the first headers.
-        let is_error = response.headers().get("grpc-status").is_some_and(|status| status != "0");
-        if job.class == Class::Consensus && response.status().is_success() && !is_error {
+        let is_error = || response.headers().get("grpc-status").is_some_and(|status| status != "0");
+        if job.class == Class::Consensus && response.status().is_success() && !is_error() {
             dispatcher.topology.note_change(plan.address, job.collection.as_deref());
         }
         response.map(ResponseBody::streamed)

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use http::{HeaderMap, HeaderName, Method, Response, Uri};
+use http::{HeaderMap, HeaderName, Method, Response, Uri, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
@@ -308,15 +308,13 @@ impl From<BrokenAnswer> for SendError {
 /// and its own way to say that a body is welcome.
 fn is_of_one_connection(name: &HeaderName) -> bool {
     // Trailers of a request do not go on.
-    is_of_one_answer(name) || matches!(name.as_str(), "host" | "te" | "expect" | "trailer")
+    is_of_one_answer(name) || matches!(*name, header::HOST | header::TE | header::EXPECT | header::TRAILER)
 }
 
 /// The same of an answer, or of its trailers.
 fn is_of_one_answer(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade"
-    )
+    matches!(*name, header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE)
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
 /// Drops `Connection`, every header it names, and the others that concern one connection only.

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::shards::Touched;
 use crate::{
-    request::{Action, Intent},
+    request::{Action, Affinity, Intent},
     topology::{Collection, PeerId, Replica, ReplicaState, Topology, WriteOrdering, leader},
 };
 
@@ -12,7 +12,7 @@ use crate::{
 /// what each holder saves of them.
 pub(super) struct Costs {
     pub(super) without_replica: u32,
-    /// Whether every shard has two readable replicas.
+    /// Whether every shard that is read has two readable replicas.
     pub(super) is_replicated: bool,
     savings: SmallVec<[(PeerId, u32); 8]>,
 }
@@ -33,32 +33,42 @@ impl Costs {
         for &id in touched.rounds.iter().flatten() {
             let Some(shard) = collection.shard(id) else { continue };
             let replicas = &shard.replicas[..];
-            let readable = count(replicas, ReplicaState::is_readable);
-            costs.is_replicated &= readable > 1;
-            match (intent.action, intent.affinity) {
-                (Action::Read, Some(affinity)) => {
-                    let readable = replicas.iter().filter(|replica| replica.state.is_readable());
-                    let first = readable.map(|replica| replica.peer).min_by_key(|&peer| affinity.rank(peer));
-                    costs.add(u32::from(first.is_some()), 0, replicas, |replica| Some(replica.peer) == first);
+            match intent.action {
+                Action::Read => {
+                    let readable = count(replicas, ReplicaState::is_readable);
+                    costs.is_replicated &= readable > 1;
+                    costs.add_read(replicas, readable, intent.affinity);
                 }
-                (Action::Read, None) => {
-                    // Without a local replica Qdrant asks two remote ones at once, where there are two.
-                    costs.add(readable.min(2), 0, replicas, |replica| replica.state.is_readable());
-                }
-                (Action::Write(WriteOrdering::Weak), _) => {
-                    let updatable = count(replicas, ReplicaState::is_updatable);
-                    let here = updatable.saturating_sub(1);
-                    costs.add(updatable, here, replicas, |replica| replica.state.is_updatable());
-                }
-                (Action::Write(ordering), _) => {
-                    let updatable = count(replicas, ReplicaState::is_updatable);
-                    let here = updatable.saturating_sub(1);
-                    let leader = leader(replicas, ordering);
-                    costs.add(updatable, here, replicas, |replica| Some(replica.peer) == leader);
-                }
+                Action::Write(ordering) => costs.add_write(replicas, ordering),
             }
         }
         costs
+    }
+
+    fn add_read(&mut self, replicas: &[Replica], readable: u32, affinity: Option<Affinity>) {
+        match affinity {
+            // Without a local replica Qdrant asks two remote ones at once, where there are two.
+            None => self.add(readable.min(2), 0, replicas, |replica| replica.state.is_readable()),
+            Some(affinity) => {
+                let readable = replicas.iter().filter(|replica| replica.state.is_readable());
+                let first = readable.map(|replica| replica.peer).min_by_key(|&peer| affinity.rank(peer));
+                self.add(u32::from(first.is_some()), 0, replicas, |replica| Some(replica.peer) == first);
+            }
+        }
+    }
+
+    fn add_write(&mut self, replicas: &[Replica], ordering: WriteOrdering) {
+        let updatable = count(replicas, ReplicaState::is_updatable);
+        let here = updatable.saturating_sub(1);
+        match ordering {
+            WriteOrdering::Weak => {
+                self.add(updatable, here, replicas, |replica| replica.state.is_updatable());
+            }
+            WriteOrdering::Medium | WriteOrdering::Strong => {
+                let leader = leader(replicas, ordering);
+                self.add(updatable, here, replicas, |replica| Some(replica.peer) == leader);
+            }
+        }
     }
 
     /// A shard costs `elsewhere` RPCs, but only `here` where one of its replicas lies that `saves` them.

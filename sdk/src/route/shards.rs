@@ -55,9 +55,13 @@ fn touched_by(
     hashing: Hashing,
 ) -> Result<Shards, UnknownKey> {
     let mut shards = Shards::new();
-    for group in groups(scope, action, collection)? {
+    let groups = groups(scope, action, collection)?;
+    // The shards of a group are in their order.
+    let mut is_sorted = groups.len() <= 1;
+    for group in groups {
         match (&scope.points, action) {
             (Points::Ids(ids), Action::Write(_)) => {
+                is_sorted = false;
                 for id in ids {
                     shards.extend(group.owners(hashing, id));
                 }
@@ -70,7 +74,9 @@ fn touched_by(
     {
         shards.retain(|shard| *shard != filling);
     }
-    sort(&mut shards);
+    if !is_sorted {
+        sort(&mut shards);
+    }
     Ok(shards)
 }
 

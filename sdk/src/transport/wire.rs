@@ -120,6 +120,9 @@ pub(super) struct Named(SmallVec<[HeaderName; 2]>);
 
 impl Named {
     pub(super) fn by(headers: &HeaderMap) -> Self {
+        if !headers.keys().any(|name| *name == header::CONNECTION) {
+            return Self(SmallVec::new());
+        }
         let lists = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
         // What nearly all of them say; the one is dropped anyway, and the other is no header.
         let lists =
