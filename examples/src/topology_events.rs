@@ -47,7 +47,7 @@ fn facts(topology: &Topology, collections: &[String]) -> BTreeMap<String, String
     }
     for name in collections {
         let Some(Lookup::Found(collection)) = topology.collection(name) else { continue };
-        for shard in &collection.shards {
+        for shard in collection.shards() {
             for replica in &shard.replicas {
                 let subject = format!("{name}, shard {} on {}", shard.id, label(topology, replica.peer));
                 facts.insert(subject, replica.state.as_str().to_owned());

@@ -333,6 +333,13 @@ impl Call {
 // === impl Intent ===
 
 impl Intent {
+    /// Whether it reads every shard there is, and any replica of it.
+    pub(crate) fn reads_all(&self) -> bool {
+        self.action == Action::Read
+            && self.affinity.is_none()
+            && matches!(self.scopes[..], [Scope { keys: Keys::Unspecified, .. }])
+    }
+
     /// The intent of a request whose body is not looked into: it may touch all of `collection`.
     pub(crate) fn unseen(call: &Call, collection: &Collection) -> Self {
         let action = if call.class == Class::Write { Action::Write(call.ordering) } else { Action::Read };

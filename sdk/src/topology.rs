@@ -14,13 +14,17 @@ mod fetch;
 mod leader;
 mod membership;
 mod point;
+mod readers;
 mod replica;
 mod ring;
 mod snapshot;
 mod version;
 pub(crate) mod worker;
 
-pub(crate) use self::api::chain;
+pub(crate) use self::{
+    api::chain,
+    readers::{Readable, Readers},
+};
 pub use crate::discovery::Address;
 
 pub use self::{

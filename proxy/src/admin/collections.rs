@@ -96,10 +96,10 @@ pub(super) async fn show(
 
 impl CollectionRow {
     fn of(name: &str, collection: &Collection) -> Self {
-        let replicas = || collection.shards.iter().flat_map(|shard| &shard.replicas);
+        let replicas = || collection.shards().iter().flat_map(|shard| &shard.replicas);
         Self {
             name: name.to_owned(),
-            shards: collection.shards.len(),
+            shards: collection.shards().len(),
             replicas: replicas().count(),
             unreadable: replicas().filter(|replica| !replica.state.is_readable()).count(),
             transfers: collection.transfers,
@@ -112,7 +112,7 @@ impl CollectionRow {
 
 impl CollectionView {
     fn of(name: &str, collection: &Collection, topology: &Topology, paging: &Paging) -> Self {
-        let shards = paging.of(collection.shards.iter().collect(), |shard| shard);
+        let shards = paging.of(collection.shards().iter().collect(), |shard| shard);
         let holders = shards.rows.iter().flat_map(|shard| &shard.replicas).map(|replica| replica.peer);
         let mut columns: Vec<(String, PeerId)> = holders
             .map(|peer| {

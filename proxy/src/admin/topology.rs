@@ -131,7 +131,7 @@ impl TopologyDocument {
             in_flight: router.balance().in_flight(node.address),
         });
         let collections = snapshot.collections().map(|(name, collection)| {
-            let shards = collection.shards.iter().map(|shard| ShardDocument {
+            let shards = collection.shards().iter().map(|shard| ShardDocument {
                 id: shard.id,
                 key: shard.key.as_ref().map(ToString::to_string),
                 replicas: shard

@@ -145,7 +145,7 @@ fn table(out: &mut String, name: &str, collection: &Collection, topology: &Topol
         let _ = write!(out, "  {:<1$}", node.label(), width(node));
     }
     out.push('\n');
-    for shard in &collection.shards {
+    for shard in collection.shards() {
         let key = shard.key.as_ref().map_or_else(String::new, |key| format!(" ({key})"));
         let _ = write!(out, "  {:<16}", format!("{}{key}", shard.id));
         let leader = leader(&shard.replicas, WriteOrdering::Medium);

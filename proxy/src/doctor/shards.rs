@@ -45,12 +45,17 @@ fn judge(
     nodes: usize,
 ) -> Vec<Finding> {
     // Where the settings could not be read, the shard with the most copies shows what is meant.
-    let most = collection.shards.iter().map(|shard| shard.replicas.len()).max().unwrap_or(0);
+    let most = collection.shards().iter().map(|shard| shard.replicas.len()).max().unwrap_or(0);
     let wanted = wanted.and_then(|wanted| usize::try_from(wanted).ok()).unwrap_or(0);
     // There cannot be two copies on one node.
     let copies = most.max(wanted.min(nodes));
     let which = |holds: &dyn Fn(&Shard) -> bool| {
-        collection.shards.iter().filter(|shard| holds(shard)).map(|shard| shard.id).collect::<Vec<ShardId>>()
+        collection
+            .shards()
+            .iter()
+            .filter(|shard| holds(shard))
+            .map(|shard| shard.id)
+            .collect::<Vec<ShardId>>()
     };
     let readable = |shard: &Shard| {
         let replicas = shard.replicas.iter();
@@ -99,7 +104,7 @@ fn judge(
     }
     if findings.is_empty() {
         let what =
-            format!("{name}: {} shards, {copies} copies each, all can be read", collection.shards.len());
+            format!("{name}: {} shards, {copies} copies each, all can be read", collection.shards().len());
         findings.push(Finding::ok("collections", what));
     }
     findings

@@ -147,9 +147,10 @@ fn compare_collections(
     after: &Collection,
     events: &mut Vec<Event>,
 ) {
-    let old_shards: HashMap<ShardId, &Shard> = before.shards.iter().map(|shard| (shard.id, shard)).collect();
+    let old_shards: HashMap<ShardId, &Shard> =
+        before.shards().iter().map(|shard| (shard.id, shard)).collect();
     let mut steps: BTreeMap<Step, Vec<ShardId>> = BTreeMap::new();
-    for shard in &after.shards {
+    for shard in after.shards() {
         let Some(old) = old_shards.get(&shard.id) else { continue };
         for step in steps_of(old, shard) {
             steps.entry(step).or_default().push(shard.id);
@@ -235,7 +236,7 @@ fn told(new: &View, name: &str, collection: &Collection, step: Step, shards: &[S
 
 /// Why `from` no longer leads.
 fn old_leader(new: &View, collection: &Collection, from: PeerId, shards: &[ShardId]) -> String {
-    let shard = collection.shards.iter().find(|shard| Some(&shard.id) == shards.first());
+    let shard = collection.shards().iter().find(|shard| Some(&shard.id) == shards.first());
     let replica = shard.and_then(|shard| shard.replicas.iter().find(|replica| replica.peer == from));
     match replica {
         None => format!("{} holds no replica any more", new.label(from)),

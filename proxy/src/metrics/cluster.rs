@@ -62,7 +62,7 @@ impl ClusterMetrics {
         }
         let mut counts: BTreeMap<&'static str, u64> =
             ReplicaState::NAMED.iter().map(|state| (state.as_str(), 0)).collect();
-        let shards = snapshot.collections().flat_map(|(_, collection)| &collection.shards);
+        let shards = snapshot.collections().flat_map(|(_, collection)| collection.shards());
         for replica in shards.flat_map(|shard| &shard.replicas) {
             *counts.entry(replica.state.as_str()).or_default() += 1;
         }

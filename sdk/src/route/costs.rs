@@ -5,8 +5,13 @@ use smallvec::SmallVec;
 use super::shards::Touched;
 use crate::{
     request::{Action, Affinity, Intent},
-    topology::{Collection, PeerId, Replica, ReplicaState, Topology, WriteOrdering, leader},
+    topology::{
+        Collection, PeerId, Readable, Readers, Replica, ReplicaState, Topology, WriteOrdering, leader,
+    },
 };
+
+/// Without a local replica Qdrant reads two remote ones at once, where there are two.
+const READ_TWICE: u32 = 2;
 
 /// What coordinating a request costs: internal RPCs on a node that holds nothing of the shards, and
 /// what each holder saves of them.
@@ -47,8 +52,7 @@ impl Costs {
 
     fn add_read(&mut self, replicas: &[Replica], readable: u32, affinity: Option<Affinity>) {
         match affinity {
-            // Without a local replica Qdrant asks two remote ones at once, where there are two.
-            None => self.add(readable.min(2), 0, replicas, |replica| replica.state.is_readable()),
+            None => self.add(readable.min(READ_TWICE), 0, replicas, |replica| replica.state.is_readable()),
             Some(affinity) => {
                 let readable = replicas.iter().filter(|replica| replica.state.is_readable());
                 let first = readable.map(|replica| replica.peer).min_by_key(|&peer| affinity.rank(peer));
@@ -68,6 +72,16 @@ impl Costs {
                 let leader = leader(replicas, ordering);
                 self.add(updatable, here, replicas, |replica| Some(replica.peer) == leader);
             }
+        }
+    }
+
+    /// What reading all shards costs, without a look at each.
+    pub(super) fn of_reading_all(readers: &Readers) -> Self {
+        let saved = |Readable { alone, shared }: Readable| alone + READ_TWICE * shared;
+        Self {
+            without_replica: saved(readers.all),
+            is_replicated: readers.is_replicated,
+            savings: readers.by_peer.iter().map(|&(peer, readable)| (peer, saved(readable))).collect(),
         }
     }
 
@@ -112,5 +126,45 @@ impl Avoided {
     /// For each request.
     pub(super) fn rpcs(self) -> f64 {
         self.rpcs as f64 / f64::from(self.nodes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::{
+        dice::Dice,
+        request::Scope,
+        route::shards::touched,
+        topology::{Epoch, Hashing, Shard},
+    };
+
+    const STATES: [ReplicaState; 4] =
+        [ReplicaState::Active, ReplicaState::ActiveRead, ReplicaState::Partial, ReplicaState::Dead];
+
+    #[test]
+    fn reading_all_costs_what_its_shards_cost_one_by_one() {
+        let dice = Dice::seeded(5);
+        let below = |limit: u64| dice.throw() % limit;
+        let everything =
+            Intent { action: Action::Read, scopes: smallvec![Scope::EVERYTHING], affinity: None };
+        for _ in 0..500 {
+            let shards = (0..1 + below(12) as u32).map(|id| {
+                let first = below(6);
+                let replicas = (0..below(4)).map(|n| {
+                    let state = STATES[below(4) as usize];
+                    Replica { peer: (first + n) % 6, state }
+                });
+                Shard { id: 3 * id, key: None, replicas: replicas.collect() }
+            });
+            let collection = Collection::new(Epoch { term: 1, commit: 1 }, shards.collect(), None, 0);
+            let touched = touched(&everything, &collection, Hashing::default()).expect("no keys");
+            let [one_by_one, at_once] =
+                [Costs::of(&touched, &collection, &everything), Costs::of_reading_all(collection.readers())]
+                    .map(|costs| (costs.without_replica, costs.is_replicated, costs.savings));
+            assert_eq!(one_by_one, at_once, "{:?}", collection.shards());
+        }
     }
 }

@@ -153,8 +153,13 @@ fn among_holders(
     tried: &[Address],
     dice: u64,
 ) -> Option<Plan> {
-    let touched = touched(intent, collection, topology.hashing()).ok()?;
-    let costs = Costs::of(&touched, collection, intent);
+    let (costs, shard) = match intent.reads_all() && collection.resharding.is_none() {
+        true => (Costs::of_reading_all(collection.readers()), None),
+        false => {
+            let touched = touched(intent, collection, topology.hashing()).ok()?;
+            (Costs::of(&touched, collection, intent), touched.first())
+        }
+    };
     let holders = costs.holders().filter_map(|(peer, saved)| Some((topology.node(peer)?, saved)));
     let usable = holders.filter(|(node, _)| {
         let address = node.address;
@@ -163,7 +168,7 @@ fn among_holders(
             && conditions.is_usable(address)
             && conditions.is_current(address)
     });
-    let choice = Choice { intent, costs: &costs, shard: touched.first(), topology, conditions, dice };
+    let choice = Choice { intent, costs: &costs, shard, topology, conditions, dice };
     choice.among(usable)
 }
 
@@ -171,6 +176,7 @@ fn among_holders(
 struct Choice<'a, C> {
     intent: &'a Intent,
     costs: &'a Costs,
+    /// The first one that a write touches.
     shard: Option<ShardId>,
     topology: &'a Topology,
     conditions: &'a C,

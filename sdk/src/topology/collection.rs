@@ -1,11 +1,14 @@
 //! Where the shards of one collection live.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use serde::Deserialize;
 use smallvec::SmallVec;
 
-use super::{Epoch, HashRing, Hashing, PeerId, PointId, Replica, ReplicaState, ShardId};
+use super::{Epoch, HashRing, Hashing, PeerId, PointId, Readers, Replica, ReplicaState, ShardId};
 
 /// A shard key of a collection with custom sharding. `7` and `"7"` are different keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
@@ -65,8 +68,10 @@ pub enum ReshardingDirection {
 pub struct Collection {
     /// The epoch of the view.
     pub epoch: Epoch,
-    /// The shards, by ascending id.
-    pub shards: Vec<Shard>,
+    /// By ascending id.
+    shards: Vec<Shard>,
+    /// Counted when it is first asked for.
+    readers: OnceLock<Readers>,
     /// The shards by key; one group without a key where sharding is automatic.
     pub groups: Vec<KeyGroup>,
     /// The resharding in progress, if any.
@@ -146,7 +151,16 @@ impl Collection {
                 },
             })
             .collect();
-        Self { epoch, shards, groups, resharding, transfers, max_points_per_write: None, is_strict: true }
+        Self {
+            epoch,
+            shards,
+            readers: OnceLock::new(),
+            groups,
+            resharding,
+            transfers,
+            max_points_per_write: None,
+            is_strict: true,
+        }
     }
 
     /// Whether a point's shard is chosen by a shard key in the request rather than by its id alone.
@@ -159,6 +173,17 @@ impl Collection {
     #[must_use]
     pub fn group(&self, key: Option<&ShardKey>) -> Option<&KeyGroup> {
         self.groups.iter().find(|group| group.key.as_ref() == key)
+    }
+
+    /// The shards, by ascending id.
+    #[must_use]
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// Who can read how many of them.
+    pub(crate) fn readers(&self) -> &Readers {
+        self.readers.get_or_init(|| Readers::of(&self.shards))
     }
 
     /// The shard with this id.

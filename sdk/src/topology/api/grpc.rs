@@ -115,8 +115,8 @@ mod tests {
             ..Default::default()
         };
         let collection = ClusterInfo::from(reply).into_collection(Epoch::default());
-        assert_eq!(collection.shards.len(), 2);
-        assert_eq!(collection.shards[1].key.as_deref(), Some(&ShardKey::Keyword("a".to_owned())));
-        assert_eq!(collection.shards[1].replicas[0].state, ReplicaState::Dead);
+        assert_eq!(collection.shards().len(), 2);
+        assert_eq!(collection.shards()[1].key.as_deref(), Some(&ShardKey::Keyword("a".to_owned())));
+        assert_eq!(collection.shards()[1].replicas[0].state, ReplicaState::Dead);
     }
 }

@@ -63,10 +63,8 @@ async fn a_shard_without_a_living_replica_takes_no_other_node_out() {
     let bed = filled(Cluster::builder().nodes(3)).await;
     bed.collection("single", json!({ "shard_number": 1, "replication_factor": 1 })).await;
     let placement = bed.router.topology().knowing("single").await;
-    let holder = placement.collections().find(|(name, _)| *name == "single").expect("a placement").1.shards
-        [0]
-    .replicas[0]
-        .peer;
+    let (_, single) = placement.collections().find(|(name, _)| *name == "single").expect("a placement");
+    let holder = single.shards()[0].replicas[0].peer;
     let dead = (0..3).find(|&i| bed.cluster.node(i).peer_id() == holder).expect("a node");
     bed.cluster.kill(dead).await.expect("a dead node");
     noticed(&bed, dead, false).await;
