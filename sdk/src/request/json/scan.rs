@@ -42,13 +42,11 @@ impl<'a> Scan<'a> {
         }
         loop {
             self.expect(b'"')?;
-            let start = self.at;
-            self.skip_text()?;
-            let key = &self.text[start..self.at - 1];
             // The same key can be written in many ways, and nobody does; control characters are no JSON.
-            if key.iter().any(|&byte| byte == b'\\' || byte < b' ') {
-                return Err(NotUnderstood);
-            }
+            let rest = &self.text[self.at..];
+            let end = rest.iter().position(|&byte| matches!(byte, b'"' | b'\\' | ..b' '));
+            let (key, _) = rest.split_at(end.filter(|&end| rest[end] == b'"').ok_or(NotUnderstood)?);
+            self.at += key.len() + 1;
             self.expect(b':')?;
             member(key, self)?;
             if !self.take(b',') {
