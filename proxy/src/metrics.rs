@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, Response};
 use prometheus_client::{
     encoding::{
         EncodeLabelSet,
@@ -250,9 +250,11 @@ pub(crate) fn outcome<B>(routed: &Routed, response: &Response<B>) -> &'static st
     }
 }
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// The status of gRPC in the head of an answer.
 pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<&str> {
-    headers.get("grpc-status").and_then(|status| status.to_str().ok())
+    headers.get(GRPC_STATUS).and_then(|status| status.to_str().ok())
 }
 
 /// Whether a status of gRPC blames the server: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, DATA_LOSS.

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Response, StatusCode, header};
 use percent_encoding::percent_decode;
 
 use super::Placement;
@@ -143,6 +143,8 @@ pub(super) fn asks_for_pause<B>(protocol: Protocol, response: &Response<B>) -> O
     })
 }
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// Marks a RESOURCE_EXHAUSTED that means a quota of storage (Qdrant 1.19).
 const NO_STORAGE: &str = "qdrant-insufficient-storage";
 
@@ -159,7 +161,7 @@ fn says(headers: &HeaderMap, text: &str) -> bool {
 
 /// The status of a gRPC answer that is nothing but a status.
 fn grpc_status(headers: &HeaderMap) -> Option<&[u8]> {
-    headers.get("grpc-status").map(http::HeaderValue::as_bytes)
+    headers.get(GRPC_STATUS).map(http::HeaderValue::as_bytes)
 }
 
 #[cfg(test)]

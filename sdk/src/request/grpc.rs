@@ -225,8 +225,8 @@ pub(super) fn peek(
             Ok((WriteOrdering::Weak, scopes))
         }
         Message::Write { points, key, ordering } => {
-            let led = ordering_of(message.clone().last(ordering)?)?;
-            Ok((led, smallvec![scope(message, points, Some(key), depth)?]))
+            let (scope, led) = write_of(message, points, key, Some(ordering), depth)?;
+            Ok((ordering_of(led)?, smallvec![scope]))
         }
         Message::Operations => {
             let led = ordering_of(message.clone().last(4)?)?;
@@ -278,43 +278,48 @@ fn operation_scope(mut operation: Fields<'_>, depth: Depth) -> Result<Scope, Not
     let (number, value) = operation.next().ok_or(NotUnderstood)??;
     let message = value.message()?;
     match number {
-        1 => scope(message, Location::Structs { field: 1, vectors: 4 }, Some(2), depth),
-        7 => scope(message, Location::Structs { field: 1, vectors: 2 }, Some(2), depth),
+        1 => scope(message, Location::Structs { field: 1, vectors: 4 }, 2, depth),
+        7 => scope(message, Location::Structs { field: 1, vectors: 2 }, 2, depth),
         2 | 6 => Ok(Scope { keys: Keys::Unspecified, points: selected(message, depth)? }),
-        3..=5 => scope(message, Location::Selector(2), Some(3), depth),
-        8 => scope(message, Location::Selector(1), Some(3), depth),
-        9 | 10 => scope(message, Location::Selector(1), Some(2), depth),
+        3..=5 => scope(message, Location::Selector(2), 3, depth),
+        8 => scope(message, Location::Selector(1), 3, depth),
+        9 | 10 => scope(message, Location::Selector(1), 2, depth),
         _ => Err(NotUnderstood),
     }
 }
 
-fn scope(
-    message: Fields<'_>,
+fn scope(message: Fields<'_>, points: Location, key: u32, depth: Depth) -> Result<Scope, NotUnderstood> {
+    write_of(message, points, key, None, depth).map(|(scope, _)| scope)
+}
+
+/// The scope of a write and its field `ordering`, in one walk over the message.
+fn write_of<'a>(
+    message: Fields<'a>,
     points: Location,
-    key: Option<u32>,
+    key: u32,
+    ordering: Option<u32>,
     depth: Depth,
-) -> Result<Scope, NotUnderstood> {
-    let keys = match key.filter(|_| depth.keys) {
-        Some(key) => keys(message.clone().last(key)?)?,
-        None => Keys::Unspecified,
-    };
+) -> Result<(Scope, Option<Value<'a>>), NotUnderstood> {
+    let (mut ids, mut selector, mut key_selector, mut led) = (SmallVec::new(), None, None, None);
+    for field in message {
+        let (number, value) = field?;
+        match points {
+            Location::Structs { field, .. } if field == number && depth.ids => {
+                ids.push(point_id(value.message()?.last(1)?.ok_or(NotUnderstood)?)?);
+            }
+            Location::Selector(field) if field == number => selector = Some(value),
+            _ if number == key => key_selector = Some(value),
+            _ if Some(number) == ordering => led = Some(value),
+            _ => {}
+        }
+    }
+    let keys = if depth.keys { keys(key_selector)? } else { Keys::Unspecified };
     let points = match points {
         _ if !depth.ids => Points::All,
-        Location::Structs { field: number, .. } => {
-            let mut ids = SmallVec::new();
-            for field in message {
-                let (found, point) = field?;
-                if found == number {
-                    ids.push(point_id(point.message()?.last(1)?.ok_or(NotUnderstood)?)?);
-                }
-            }
-            Points::Ids(ids)
-        }
-        Location::Selector(number) => {
-            selected(message.last(number)?.ok_or(NotUnderstood)?.message()?, depth)?
-        }
+        Location::Structs { .. } => Points::Ids(ids),
+        Location::Selector(_) => selected(selector.ok_or(NotUnderstood)?.message()?, depth)?,
     };
-    Ok(Scope { keys, points })
+    Ok((Scope { keys, points }, led))
 }
 
 /// `PointsSelector { points: PointsIdsList = 1 | filter = 2 }`
