@@ -35,6 +35,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use self::{
+    ahead::Ahead,
     batch::Batched,
     joined::{Joined, SHORT_BYTES},
     plain::{Other, Plain},
@@ -52,6 +53,7 @@ use crate::{
     workers::{Desk, Workers},
 };
 
+mod ahead;
 mod batch;
 mod floods;
 mod joined;
@@ -205,7 +207,7 @@ where
             }
         }
         Protocol::Http2 => {
-            let stream = Batched::new(Wary::new(stream, visit.desk().floods.clone()));
+            let stream = Batched::new(Wary::new(Ahead::new(stream), visit.desk().floods.clone()));
             let server = http2(visit.clone());
             // Each request is a task, and what makes one is moved several times until it is.
             let service = service_fn(move |request: Request<Incoming>| {

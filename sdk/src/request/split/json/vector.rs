@@ -92,7 +92,11 @@ fn after_space(text: &[u8], mut at: usize) -> usize {
 
 fn after_number(text: &[u8], start: usize) -> Option<usize> {
     let whole = start + usize::from(text.get(start) == Some(&b'-'));
-    let mut at = after_digits(text, whole);
+    // Nearly all numbers have one digit before their point.
+    let mut at = match text.get(whole..) {
+        Some([b'0'..=b'9', b'.', ..]) => whole + 1,
+        _ => after_digits(text, whole),
+    };
     // A number begins with a digit, and with a zero only where that is all of the whole.
     if at == whole || (at > whole + 1 && text[whole] == b'0') {
         return None;

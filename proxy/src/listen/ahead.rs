@@ -1,0 +1,168 @@
+//! Reading much at once where much is there, for a reader that asks for little.
+//!
+//! A server of HTTP/2 reads a frame at a time, and a client that uploads sends hundreds of them. Each read is a call of
+//! the system; to copy what one large call brought costs less.
+
+use std::{
+    io::{self, IoSlice},
+    ops::Range,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is read at once.
+const AHEAD: usize = 64 << 10;
+
+/// A read that brought as much as was asked for, and no less than this, has left more behind.
+const LONG: usize = 4 << 10;
+
+/// A connection that is read ahead while its client uploads. Nothing is held for one that is quiet.
+#[derive(Debug)]
+pub(super) struct Ahead<S> {
+    stream: S,
+    bytes: Vec<u8>,
+    /// Where in them lies what has been read and not yet taken.
+    left: Range<usize>,
+    is_uploading: bool,
+}
+
+// === impl Ahead ===
+
+impl<S> Ahead<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, bytes: Vec::new(), left: 0..0, is_uploading: false }
+    }
+
+    fn take(&mut self, buffer: &mut ReadBuf<'_>) {
+        let length = self.left.len().min(buffer.remaining());
+        buffer.put_slice(&self.bytes[self.left.start..self.left.start + length]);
+        self.left.start += length;
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.left.is_empty() {
+            this.take(buffer);
+            return Poll::Ready(Ok(()));
+        }
+        if !this.is_uploading {
+            let asked = buffer.remaining();
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+            this.is_uploading = asked >= LONG && buffer.remaining() == 0;
+            return Poll::Ready(Ok(()));
+        }
+        this.bytes.resize(AHEAD, 0);
+        let mut all = ReadBuf::new(&mut this.bytes);
+        let read = Pin::new(&mut this.stream).poll_read(cx, &mut all);
+        this.left = 0..all.filled().len();
+        if this.left.len() < LONG {
+            this.is_uploading = false;
+        }
+        this.take(buffer);
+        if !this.is_uploading && this.left.is_empty() {
+            this.bytes = Vec::new();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::poll_immediate;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// A stream that counts how often it is read.
+    struct Counted<S>(S, usize);
+
+    impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.1 += 1;
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_takes_few_reads_and_arrives_as_it_was_sent() {
+        let (ours, mut theirs) = duplex(4 << 20);
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+        theirs.write_all(&sent).await.expect("room");
+        theirs.shutdown().await.expect("a pipe");
+        let mut ahead = Ahead::new(Counted(ours, 0));
+        let (mut read, mut buffer) = (Vec::new(), [0; 8 << 10]);
+        while let length @ 1.. = ahead.read(&mut buffer).await.expect("a pipe") {
+            read.extend_from_slice(&buffer[..length]);
+        }
+        assert!(read == sent);
+        let reads = ahead.stream.1;
+        assert!(reads <= 3_000_000 / AHEAD + 4, "{reads} reads");
+    }
+
+    #[tokio::test]
+    async fn short_requests_are_read_into_the_readers_buffer() {
+        let (ours, mut theirs) = duplex(1 << 20);
+        let mut ahead = Ahead::new(ours);
+        let mut buffer = [0; 8 << 10];
+        for length in [1, LONG, buffer.len() - 1] {
+            theirs.write_all(&vec![b'x'; length]).await.expect("room");
+            assert_eq!(ahead.read(&mut buffer).await.expect("a pipe"), length);
+            assert!(ahead.bytes.is_empty(), "{length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_held_once_the_upload_is_over() {
+        let (ours, mut theirs) = duplex(1 << 20);
+        let mut ahead = Ahead::new(ours);
+        let mut buffer = [0; 8 << 10];
+        theirs.write_all(&[b'x'; 100_000]).await.expect("room");
+        let mut read = 0;
+        while read < 100_000 {
+            read += ahead.read(&mut buffer).await.expect("a pipe");
+        }
+        assert!(!ahead.bytes.is_empty());
+        assert!(poll_immediate(std::pin::pin!(ahead.read(&mut buffer))).await.is_none());
+        assert!(ahead.bytes.capacity() == 0 && !ahead.is_uploading);
+        theirs.write_all(b"more").await.expect("room");
+        assert_eq!(ahead.read(&mut buffer).await.expect("a pipe"), 4);
+    }
+}
