@@ -9,6 +9,8 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 
+use super::{Protocol, grpc};
+
 /// A piece of this size goes on alone.
 const LONG: usize = 4 << 10;
 
@@ -138,6 +140,7 @@ impl Incoming {
 ///
 /// When the client breaks off.
 pub(crate) async fn collect<B>(
+    protocol: Protocol,
     body: B,
     limit: usize,
     mut hold: impl FnMut(usize) -> bool,
@@ -153,7 +156,7 @@ where
         _ => 0,
     };
     let mut body = body.map_err(Into::into).boxed_unsync();
-    let mut chunks = Chunks::of(announced.exact());
+    let mut chunks = Chunks::of(announced.exact().and_then(|length| usize::try_from(length).ok()));
     while let Some(frame) = body.frame().await {
         // Trailers of a request have no meaning to Qdrant.
         let Ok(data) = frame?.into_data() else { continue };
@@ -164,6 +167,10 @@ where
             let read = chunks.gather().await;
             let resumed = Resumed { read: Some(read.clone()), rest: body };
             return Ok(Collected::TooLarge { read, body: Body::Stream(Incoming::new(resumed)) });
+        }
+        // A call of gRPC does not say how long it is, but its one message does.
+        if chunks.length == 0 && chunks.announced == 0 && protocol == Protocol::Grpc {
+            chunks.announced = grpc::announced(&data).filter(|&length| length <= limit).unwrap_or(0);
         }
         chunks.push(data);
     }
@@ -186,18 +193,22 @@ struct Chunks {
 
 impl Chunks {
     /// Of a body of this length, as far as it has told.
-    fn of(length: Option<u64>) -> Self {
-        let announced = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-        Self { announced, ..Self::default() }
+    fn of(length: Option<usize>) -> Self {
+        Self { announced: length.unwrap_or(0), ..Self::default() }
     }
 
     fn push(&mut self, data: Bytes) {
         self.length += data.len();
+        if self.length > self.announced && self.announced > 0 {
+            // It lied, and has no place of its own any more.
+            self.announced = 0;
+            self.more.extend((!self.gathered.is_empty()).then(|| self.gathered.split().freeze()));
+        }
         if self.length == data.len() {
             self.first = data;
         } else if self.announced > 0 {
             if self.gathered.is_empty() {
-                self.gathered.reserve(self.announced.max(self.length));
+                self.gathered.reserve(self.announced);
                 self.gathered.extend_from_slice(&self.first);
                 self.first = Bytes::new();
             }
@@ -325,7 +336,7 @@ mod tests {
         for (body, expected) in
             [(&[][..], ""), (&["abcd"], "abcd"), (&["ab", "", "cd"], "abcd"), (&["", "abcd"], "abcd")]
         {
-            match collect(chunked(body), 4, |_| true).await.expect("no error") {
+            match collect(Protocol::Rest, chunked(body), 4, |_| true).await.expect("no error") {
                 Collected::Whole(bytes) => assert_eq!(bytes, expected),
                 Collected::TooLarge { .. } => panic!("{body:?} fits"),
             }
@@ -334,7 +345,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_larger_one_is_streamed_from_its_first_byte() {
-        match collect(chunked(&["ab", "cd", "ef"]), 4, |_| true).await.expect("no error") {
+        match collect(Protocol::Rest, chunked(&["ab", "cd", "ef"]), 4, |_| true).await.expect("no error") {
             Collected::TooLarge { read: seen, body } => {
                 assert_eq!((seen, read(body).await), ("abcdef".into(), "abcdef".into()));
             }
@@ -349,7 +360,7 @@ mod tests {
             room -= i32::try_from(bytes).expect("short");
             room >= 0
         };
-        match collect(chunked(&["ab", "cd", "ef"]), 100, hold).await.expect("no error") {
+        match collect(Protocol::Rest, chunked(&["ab", "cd", "ef"]), 100, hold).await.expect("no error") {
             Collected::TooLarge { read: seen, body } => {
                 assert_eq!((seen, read(body).await), ("abcd".into(), "abcdef".into()));
             }
@@ -367,9 +378,28 @@ mod tests {
             let whole = chunks.concat();
             let frames = stream::iter(chunks.into_iter().map(|data| Ok::<_, BoxError>(Frame::data(data))));
             let length = announced.then_some(whole.len() as u64);
-            let collected = collect(Announced(StreamBody::new(frames), length), usize::MAX, |_| true).await;
+            let collected =
+                collect(Protocol::Rest, Announced(StreamBody::new(frames), length), usize::MAX, |_| true)
+                    .await;
             let Ok(Collected::Whole(bytes)) = collected else { panic!("{collected:?}") };
             assert!(bytes == whole, "announced: {announced}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_goes_to_its_place_however_long_it_says_it_is() {
+        for said in [0, 1, 30_000, 99_995, 99_996, 200_000, u32::MAX] {
+            let whole = [&[0][..], &said.to_be_bytes(), &[7; 99_995]].concat();
+            for size in [3, 5, 1_000, 16_384, whole.len()] {
+                let chunks: Vec<_> = whole.chunks(size).map(Bytes::copy_from_slice).collect();
+                let frames =
+                    stream::iter(chunks.into_iter().map(|data| Ok::<_, BoxError>(Frame::data(data))));
+                let collected = collect(Protocol::Grpc, StreamBody::new(frames), 1 << 20, |_| true)
+                    .await
+                    .expect("a body");
+                let Collected::Whole(bytes) = collected else { panic!("it fits") };
+                assert!(bytes == whole, "{said} in pieces of {size}");
+            }
         }
     }
 
@@ -403,7 +433,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_announced_length_over_the_limit_is_known_at_the_first_chunk() {
-        match collect(Full::new(Bytes::from_static(b"abcdef")), 4, |_| true).await.expect("no error") {
+        match collect(Protocol::Rest, Full::new(Bytes::from_static(b"abcdef")), 4, |_| true)
+            .await
+            .expect("no error")
+        {
             Collected::TooLarge { body, .. } => {
                 assert_eq!(body.size_hint().exact(), Some(6));
                 assert_eq!(read(body).await, "abcdef");

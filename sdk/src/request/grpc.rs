@@ -265,6 +265,12 @@ pub(crate) fn frame(message: &[u8]) -> Bytes {
     framed.freeze()
 }
 
+/// How long a unary call says it is whose body begins so.
+pub(super) fn announced(body: &[u8]) -> Option<usize> {
+    let (&[_, a, b, c, d], _) = body.split_first_chunk::<HEADER>()?;
+    usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?.checked_add(HEADER)
+}
+
 /// The one message of a unary call. Compressed ones are not looked into.
 pub(super) fn unframe(body: &[u8]) -> Result<&[u8], NotUnderstood> {
     let (&[compressed, a, b, c, d], message) = body.split_first_chunk::<HEADER>().ok_or(NotUnderstood)?;

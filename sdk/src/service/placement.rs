@@ -124,7 +124,7 @@ impl Inner {
         }
         // Counted as it comes, so that bodies which never end are too.
         let hold = |bytes| admitted.as_mut().is_none_or(|admitted| admitted.hold(bytes));
-        Ok(match collect(body, self.body_limit, hold).await? {
+        Ok(match collect(call.protocol, body, self.body_limit, hold).await? {
             Collected::Whole(bytes) => Seen { body: Body::Full(bytes.clone()), bytes, is_whole: true },
             Collected::TooLarge { read, body } => Seen { body, bytes: read, is_whole: false },
         })
