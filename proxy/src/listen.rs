@@ -258,9 +258,15 @@ async fn until_stopped<C: Future>(
     let mut connection = pin!(connection);
     let mut change = stopped.clone();
     let mut change = pin!(change.changed());
-    let mut is_ending = false;
+    let (mut is_new, mut is_ending) = (true, false);
     let mut waiting: Option<Waker> = None;
     poll_fn(|cx| {
+        // A request that has begun to come is no reason to end, and is seen by looking.
+        if std::mem::take(&mut is_new)
+            && let Poll::Ready(output) = connection.as_mut().poll(cx)
+        {
+            return Poll::Ready(output);
+        }
         // The change wakes whoever waits for it, so that it need not be waited for anew with each request.
         let is_waiting = waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         if !is_ending && (!is_waiting || stopped.has_changed().unwrap_or(true)) {
@@ -351,4 +357,35 @@ fn has_unclear_end(request: &Request<Incoming>) -> bool {
     let is_http1 = request.version() <= Version::HTTP_11;
     is_http1
         && (request.method() == Method::CONNECT || request.headers().contains_key(header::TRANSFER_ENCODING))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Full};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_has_begun_to_come_is_served_though_the_end_was_told_before() {
+        let (mut client, server) = duplex(1 << 10);
+        let (stop, stopped) = watch::channel(false);
+        stop.send_replace(true);
+        let read = Bytes::from("PUT / HTTP/1.1\r\ncontent-length: 5\r\n\r\n[1");
+        let echo = service_fn(async |request: Request<Incoming>| {
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            Ok::<_, Infallible>(Response::new(Full::new(body)))
+        });
+        let connection = http1().serve_connection(TokioIo::new(Joined::new(read, server)), echo);
+        let end = |connection: Pin<&mut _>| GracefulConnection::graceful_shutdown(connection);
+        let (served, got) = tokio::join!(until_stopped(connection, stopped, end), async {
+            client.write_all(b",2]").await.expect("it is open");
+            let mut got = String::new();
+            client.read_to_string(&mut got).await.expect("text");
+            got
+        });
+        served.expect("an orderly end");
+        assert!(got.starts_with("HTTP/1.1 200 OK\r\n") && got.ends_with("[1,2]"), "{got}");
+        assert!(got.contains("connection: close"), "{got}");
+    }
 }

@@ -39,6 +39,9 @@ impl<S> Ahead<S> {
         let length = self.left.len().min(buffer.remaining());
         buffer.put_slice(&self.bytes[self.left.start..self.left.start + length]);
         self.left.start += length;
+        if self.left.is_empty() && !self.is_uploading {
+            self.bytes = Vec::new();
+        }
     }
 }
 
@@ -67,9 +70,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
             this.is_uploading = false;
         }
         this.take(buffer);
-        if !this.is_uploading && this.left.is_empty() {
-            this.bytes = Vec::new();
-        }
         read
     }
 }
@@ -164,5 +164,19 @@ mod tests {
         assert!(ahead.bytes.capacity() == 0 && !ahead.is_uploading);
         theirs.write_all(b"more").await.expect("room");
         assert_eq!(ahead.read(&mut buffer).await.expect("a pipe"), 4);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_held_after_a_short_end_that_was_taken_in_pieces() {
+        let (ours, mut theirs) = duplex(1 << 20);
+        let mut ahead = Ahead::new(ours);
+        let mut buffer = [0; 8 << 10];
+        theirs.write_all(&[b'x'; 8 << 10]).await.expect("room");
+        assert_eq!(ahead.read(&mut buffer).await.expect("a pipe"), buffer.len());
+        theirs.write_all(&[b'x'; 1_000]).await.expect("room");
+        for _ in 0..2 {
+            assert_eq!(ahead.read(&mut buffer[..500]).await.expect("a pipe"), 500);
+        }
+        assert_eq!(ahead.bytes.capacity(), 0);
     }
 }

@@ -163,14 +163,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Plain<S> {
         .await
     }
 
-    /// Looks whether the client has left, who then needs no answer. What it sends meanwhile is for later.
+    /// Looks whether the client has left, who then needs no answer. What it sends meanwhile is for later; who sends
+    /// requests in advance and then no more waits for their answers.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         while self.read.len() < READ_BYTES {
             if self.read.len() == self.read.capacity() {
                 self.read.reserve(READ_BYTES);
             }
             match self.poll_read(cx) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(Ok(0)) if self.read.is_empty() => {
+                    return Poll::Ready(io::ErrorKind::UnexpectedEof.into());
+                }
+                Poll::Ready(Ok(0)) => return Poll::Pending,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(error),
                 Poll::Pending => return Poll::Pending,
@@ -194,13 +198,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Plain<S> {
         write_head(&mut self.out, &head, framing, is_last, &mut self.date);
         let mut sent = 0;
         while framing != Framing::Nothing && !body.is_end_stream() {
-            let mut is_waiting = false;
-            let frame = poll_fn(|cx| {
-                let frame = body.as_mut().poll_frame(cx);
-                is_waiting = frame.is_pending();
-                if is_waiting && !self.out.is_empty() { Poll::Ready(None) } else { frame.map(Some) }
+            let frame = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
+                Poll::Ready(frame) => Poll::Ready(Ok(Some(frame))),
+                // What there is goes out while more of it is waited for.
+                Poll::Pending if !self.out.is_empty() => Poll::Ready(Ok(None)),
+                Poll::Pending => self.poll_gone(cx).map(Err),
             });
-            let Some(frame) = frame.await else {
+            let Some(frame) = frame.await? else {
                 self.write(&[]).await?;
                 continue;
             };

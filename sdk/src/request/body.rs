@@ -297,7 +297,7 @@ impl HttpBody for Resumed {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::stream;
+    use futures_util::{future::poll_immediate, stream};
     use http_body_util::{Full, StreamBody};
 
     use super::*;
@@ -400,6 +400,22 @@ mod tests {
                 let Collected::Whole(bytes) = collected else { panic!("it fits") };
                 assert!(bytes == whole, "{said} in pieces of {size}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_tells_its_length_is_not_put_together_in_the_end() {
+        let length = 4 * TURN;
+        for (said, is_in_place) in [(length, true), (length - 1, false)] {
+            let head = [&[0][..], &u32::try_from(said).expect("short").to_be_bytes()].concat();
+            let pieces = std::iter::once(Bytes::from(head))
+                .chain(std::iter::repeat_n(Bytes::from(vec![7; LONG]), length / LONG));
+            let frames =
+                stream::iter(pieces.map(|data| Ok::<_, BoxError>(Frame::data(data))).collect::<Vec<_>>());
+            // To put it together takes turns.
+            let collected =
+                poll_immediate(Box::pin(collect(Protocol::Grpc, StreamBody::new(frames), 1 << 30, |_| true)));
+            assert_eq!(collected.await.is_some(), is_in_place, "{said} of {length}");
         }
     }
 

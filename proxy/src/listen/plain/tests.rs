@@ -181,6 +181,41 @@ async fn a_client_that_leaves_needs_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nor_does_one_that_leaves_before_its_answer_has_ended() {
+    let (mut client, plain) = connected();
+    client.write_all(GET).await.expect("a pipe");
+    let slow = || {
+        let first = Ok::<_, BoxError>(Frame::data(Bytes::from("ab")));
+        Response::new(StreamBody::new(stream::iter([first]).chain(stream::pending())).boxed_unsync())
+    };
+    let is_ending = AtomicBool::new(false);
+    let mut serve = pin!(plain.serve(|_| ready(slow()), &is_ending));
+    assert!(poll_immediate(serve.as_mut()).await.is_none());
+    drop(client);
+    assert_eq!(serve.await.expect_err("it has left").kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_in_advance_are_answered_though_no_more_will_come() {
+    let (mut client, plain) = connected();
+    client.write_all(&[GET, PUT].concat()).await.expect("a pipe");
+    client.shutdown().await.expect("a pipe");
+    let slow = async |_| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        whole("{}")
+    };
+    let is_ending = AtomicBool::new(false);
+    let (served, got) = tokio::join!(plain.serve(slow, &is_ending), async {
+        let mut got = String::new();
+        client.read_to_string(&mut got).await.expect("text");
+        got
+    });
+    // The last one leaves with its client, as it does without others before it.
+    assert_eq!(served.expect_err("it has left").kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(got.matches("HTTP/1.1 200").count(), 1, "{got}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_sent_ahead_waits_within_bounds() {
     let (mut client, plain) = connected();
     let flood = GET.repeat(10_000);

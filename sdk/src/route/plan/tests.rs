@@ -5,7 +5,7 @@ use smallvec::smallvec;
 use super::*;
 use crate::{
     request::{Affinity, Keys, Points, Scope},
-    topology::{Epoch, PointId, ReplicaState, Shard, ShardKey},
+    topology::{Epoch, PointId, ReplicaState, Resharding, ReshardingDirection, Shard, ShardKey},
 };
 
 /// Peers 1, 2, 3 at 10.0.0.1, .2, .3.
@@ -136,6 +136,17 @@ fn replicated_writes_cost_the_other_replicas_and_stay_with_one_holder() {
     for peer in 1..=3 {
         assert!(holders.contains(&peer), "shards spread over all holders, not {holders:?}");
     }
+}
+
+#[test]
+fn the_shard_that_resharding_fills_is_not_read() {
+    let rows: [Row<'_>; 3] =
+        [(0, None, &[(1, Active)]), (1, None, &[(2, Active)]), (2, None, &[(1, Active)])];
+    let resharding = Resharding { direction: ReshardingDirection::Up, shard: 2 };
+    let Collection { epoch, transfers, .. } = collection(&rows);
+    let filling = Collection::new(epoch, collection(&rows).shards().to_vec(), Some(resharding), transfers);
+    assert_eq!(outcomes(&collection(&rows), &read(), &calm()), (vec![1], Reason::MostReplicas, Some(1)));
+    assert_eq!(outcomes(&filling, &read(), &calm()), (vec![1, 2], Reason::MostReplicas, Some(1)));
 }
 
 #[test]
