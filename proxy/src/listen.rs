@@ -35,7 +35,6 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use self::{
-    ahead::Ahead,
     batch::Batched,
     joined::{Joined, SHORT_BYTES},
     plain::{Other, Plain},
@@ -207,7 +206,7 @@ where
             }
         }
         Protocol::Http2 => {
-            let stream = Batched::new(Wary::new(Ahead::new(stream), visit.desk().floods.clone()));
+            let stream = Batched::new(Wary::new(stream, visit.desk().floods.clone()));
             let server = http2(visit.clone());
             // Each request is a task, and what makes one is moved several times until it is.
             let service = service_fn(move |request: Request<Incoming>| {
@@ -215,8 +214,8 @@ where
                 Box::pin(async move { Ok::<_, Infallible>(answer(&visit, request.map(Prompt::new)).await) })
             });
             let connection = server.serve_connection(TokioIo::new(stream.clone()), service);
-            let end = |connection: Pin<&mut _>| GracefulConnection::graceful_shutdown(connection);
-            stream.drive(until_stopped(connection, stopped, end)).await.map_err(Into::into)
+            let served = until_stopped(connection, stopped, GracefulConnection::graceful_shutdown);
+            stream.drive(served).await.map_err(Into::into)
         }
     };
     if let Err(error) = served {
@@ -245,8 +244,8 @@ where
             Ok::<_, Infallible>(response)
         }
     });
-    let end = |connection: Pin<&mut _>| GracefulConnection::graceful_shutdown(connection);
-    until_stopped(http1().serve_connection(stream, service), stopped, end).await.map_err(Into::into)
+    let connection = http1().serve_connection(stream, service);
+    until_stopped(connection, stopped, GracefulConnection::graceful_shutdown).await.map_err(Into::into)
 }
 
 /// Drives a connection, which is told to `end`, and finishes what it has begun, once it is `stopped`.
@@ -377,8 +376,8 @@ mod tests {
             Ok::<_, Infallible>(Response::new(Full::new(body)))
         });
         let connection = http1().serve_connection(TokioIo::new(Joined::new(read, server)), echo);
-        let end = |connection: Pin<&mut _>| GracefulConnection::graceful_shutdown(connection);
-        let (served, got) = tokio::join!(until_stopped(connection, stopped, end), async {
+        let served = until_stopped(connection, stopped, GracefulConnection::graceful_shutdown);
+        let (served, got) = tokio::join!(served, async {
             client.write_all(b",2]").await.expect("it is open");
             let mut got = String::new();
             client.read_to_string(&mut got).await.expect("text");

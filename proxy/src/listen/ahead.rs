@@ -4,13 +4,13 @@
 //! the system; to copy what one large call brought costs less.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     ops::Range,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// What is read at once.
 const AHEAD: usize = 64 << 10;
@@ -18,10 +18,9 @@ const AHEAD: usize = 64 << 10;
 /// A read that brought as much as was asked for, and no less than this, has left more behind.
 const LONG: usize = 4 << 10;
 
-/// A connection that is read ahead while its client uploads. Nothing is held for one that is quiet.
-#[derive(Debug)]
-pub(super) struct Ahead<S> {
-    stream: S,
+/// What was read ahead of a connection, which is while its client uploads. Nothing is held for one that is quiet.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
     bytes: Vec<u8>,
     /// Where in them lies what has been read and not yet taken.
     left: Range<usize>,
@@ -30,9 +29,33 @@ pub(super) struct Ahead<S> {
 
 // === impl Ahead ===
 
-impl<S> Ahead<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, bytes: Vec::new(), left: 0..0, is_uploading: false }
+impl Ahead {
+    /// Reads from `stream`, which nobody else reads from.
+    pub(super) fn poll_read<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.left.is_empty() {
+            self.take(buffer);
+            return Poll::Ready(Ok(()));
+        }
+        if !self.is_uploading {
+            let asked = buffer.remaining();
+            ready!(Pin::new(stream).poll_read(cx, buffer))?;
+            self.is_uploading = asked >= LONG && buffer.remaining() == 0;
+            return Poll::Ready(Ok(()));
+        }
+        self.bytes.resize(AHEAD, 0);
+        let mut all = ReadBuf::new(&mut self.bytes);
+        let read = Pin::new(stream).poll_read(cx, &mut all);
+        self.left = 0..all.filled().len();
+        if self.left.len() < LONG {
+            self.is_uploading = false;
+        }
+        self.take(buffer);
+        read
     }
 
     fn take(&mut self, buffer: &mut ReadBuf<'_>) {
@@ -45,65 +68,12 @@ impl<S> Ahead<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if !this.left.is_empty() {
-            this.take(buffer);
-            return Poll::Ready(Ok(()));
-        }
-        if !this.is_uploading {
-            let asked = buffer.remaining();
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-            this.is_uploading = asked >= LONG && buffer.remaining() == 0;
-            return Poll::Ready(Ok(()));
-        }
-        this.bytes.resize(AHEAD, 0);
-        let mut all = ReadBuf::new(&mut this.bytes);
-        let read = Pin::new(&mut this.stream).poll_read(cx, &mut all);
-        this.left = 0..all.filled().len();
-        if this.left.len() < LONG {
-            this.is_uploading = false;
-        }
-        this.take(buffer);
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Ahead<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use futures_util::future::poll_immediate;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncWriteExt, duplex};
 
     use super::*;
 
@@ -121,62 +91,80 @@ mod tests {
         }
     }
 
+    /// A connection that is read ahead.
+    struct Reader<S> {
+        stream: S,
+        ahead: Ahead,
+    }
+
+    impl<S: AsyncRead + Unpin> Reader<S> {
+        fn new(stream: S) -> Self {
+            Self { stream, ahead: Ahead::default() }
+        }
+
+        async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let mut buffer = ReadBuf::new(buffer);
+            poll_fn(|cx| self.ahead.poll_read(&mut self.stream, cx, &mut buffer)).await?;
+            Ok(buffer.filled().len())
+        }
+    }
+
     #[tokio::test]
     async fn an_upload_takes_few_reads_and_arrives_as_it_was_sent() {
         let (ours, mut theirs) = duplex(4 << 20);
         let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
         theirs.write_all(&sent).await.expect("room");
         theirs.shutdown().await.expect("a pipe");
-        let mut ahead = Ahead::new(Counted(ours, 0));
+        let mut reader = Reader::new(Counted(ours, 0));
         let (mut read, mut buffer) = (Vec::new(), [0; 8 << 10]);
-        while let length @ 1.. = ahead.read(&mut buffer).await.expect("a pipe") {
+        while let length @ 1.. = reader.read(&mut buffer).await.expect("a pipe") {
             read.extend_from_slice(&buffer[..length]);
         }
         assert!(read == sent);
-        let reads = ahead.stream.1;
+        let reads = reader.stream.1;
         assert!(reads <= 3_000_000 / AHEAD + 4, "{reads} reads");
     }
 
     #[tokio::test]
     async fn short_requests_are_read_into_the_readers_buffer() {
         let (ours, mut theirs) = duplex(1 << 20);
-        let mut ahead = Ahead::new(ours);
+        let mut reader = Reader::new(ours);
         let mut buffer = [0; 8 << 10];
         for length in [1, LONG, buffer.len() - 1] {
             theirs.write_all(&vec![b'x'; length]).await.expect("room");
-            assert_eq!(ahead.read(&mut buffer).await.expect("a pipe"), length);
-            assert!(ahead.bytes.is_empty(), "{length}");
+            assert_eq!(reader.read(&mut buffer).await.expect("a pipe"), length);
+            assert!(reader.ahead.bytes.is_empty(), "{length}");
         }
     }
 
     #[tokio::test]
     async fn nothing_is_held_once_the_upload_is_over() {
         let (ours, mut theirs) = duplex(1 << 20);
-        let mut ahead = Ahead::new(ours);
+        let mut reader = Reader::new(ours);
         let mut buffer = [0; 8 << 10];
         theirs.write_all(&[b'x'; 100_000]).await.expect("room");
         let mut read = 0;
         while read < 100_000 {
-            read += ahead.read(&mut buffer).await.expect("a pipe");
+            read += reader.read(&mut buffer).await.expect("a pipe");
         }
-        assert!(!ahead.bytes.is_empty());
-        assert!(poll_immediate(std::pin::pin!(ahead.read(&mut buffer))).await.is_none());
-        assert!(ahead.bytes.capacity() == 0 && !ahead.is_uploading);
+        assert!(!reader.ahead.bytes.is_empty());
+        assert!(poll_immediate(std::pin::pin!(reader.read(&mut buffer))).await.is_none());
+        assert!(reader.ahead.bytes.capacity() == 0 && !reader.ahead.is_uploading);
         theirs.write_all(b"more").await.expect("room");
-        assert_eq!(ahead.read(&mut buffer).await.expect("a pipe"), 4);
+        assert_eq!(reader.read(&mut buffer).await.expect("a pipe"), 4);
     }
 
     #[tokio::test]
     async fn nothing_is_held_after_a_short_end_that_was_taken_in_pieces() {
         let (ours, mut theirs) = duplex(1 << 20);
-        let mut ahead = Ahead::new(ours);
+        let mut reader = Reader::new(ours);
         let mut buffer = [0; 8 << 10];
         theirs.write_all(&[b'x'; 8 << 10]).await.expect("room");
-        assert_eq!(ahead.read(&mut buffer).await.expect("a pipe"), buffer.len());
+        assert_eq!(reader.read(&mut buffer).await.expect("a pipe"), buffer.len());
         theirs.write_all(&[b'x'; 1_000]).await.expect("room");
         for _ in 0..2 {
-            assert_eq!(ahead.read(&mut buffer[..500]).await.expect("a pipe"), 500);
+            assert_eq!(reader.read(&mut buffer[..500]).await.expect("a pipe"), 500);
         }
-        assert_eq!(ahead.bytes.capacity(), 0);
+        assert_eq!(reader.ahead.bytes.capacity(), 0);
     }
 }

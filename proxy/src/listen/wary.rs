@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     PREFACE,
+    ahead::Ahead,
     floods::{Floods, Wait},
 };
 
@@ -51,6 +52,7 @@ const HEADERS: u8 = 1;
 #[derive(Debug)]
 pub(super) struct Wary<S> {
     stream: S,
+    ahead: Ahead,
     frames: Frames,
     floods: Floods,
     wait: Option<Wait>,
@@ -98,7 +100,7 @@ struct Count {
 impl<S> Wary<S> {
     /// Reads from `stream`, a connection of the worker whose floods wait in `floods`.
     pub(super) fn new(stream: S, floods: Floods) -> Self {
-        Self { stream, frames: Frames::new(), floods, wait: None, read: 0 }
+        Self { stream, ahead: Ahead::default(), frames: Frames::new(), floods, wait: None, read: 0 }
     }
 }
 
@@ -106,11 +108,11 @@ impl<S: AsyncRead + Unpin> Wary<S> {
     fn poll_piece(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let piece = self.frames.piece;
         if piece >= TRUSTED {
-            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+            return self.ahead.poll_read(&mut self.stream, cx, buffer);
         }
         let mut bytes = [0; TRUSTED];
         let mut part = ReadBuf::new(&mut bytes[..piece.min(buffer.remaining())]);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        ready!(self.ahead.poll_read(&mut self.stream, cx, &mut part))?;
         buffer.put_slice(part.filled());
         Poll::Ready(Ok(()))
     }

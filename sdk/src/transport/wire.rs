@@ -103,9 +103,8 @@ pub(super) fn write_head(
         Length::Known(0)
             if matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS) => {}
         Length::Known(length) => {
-            let mut digits = [0; 20];
             out.put_slice(b"content-length: ");
-            out.put_slice(decimal(length, &mut digits));
+            out.put_slice(itoa::Buffer::new().format(length).as_bytes());
             out.put_slice(b"\r\n");
         }
         Length::Unknown => out.put_slice(b"transfer-encoding: chunked\r\n"),
@@ -132,18 +131,6 @@ impl Named {
 
     pub(super) fn contains(&self, name: &HeaderName) -> bool {
         self.0.contains(name)
-    }
-}
-
-fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return &digits[at..];
-        }
     }
 }
 

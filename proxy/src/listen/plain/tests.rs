@@ -30,6 +30,12 @@ fn pieces(pieces: Vec<Result<&'static str, &'static str>>) -> Answer {
     Response::new(StreamBody::new(stream::iter(frames.collect::<Vec<_>>())).boxed_unsync())
 }
 
+/// An answer of which no more comes than its beginning.
+fn stalled() -> Answer {
+    let first = Ok(Frame::data(Bytes::from("ab")));
+    Response::new(StreamBody::new(stream::iter([first]).chain(stream::pending())).boxed_unsync())
+}
+
 /// A client, and what serves it.
 fn connected() -> (DuplexStream, Plain<DuplexStream>) {
     let (client, server) = duplex(1 << 20);
@@ -146,13 +152,8 @@ async fn long_answers_arrive_whole() {
 #[tokio::test(start_paused = true)]
 async fn what_is_there_of_a_slow_answer_goes_out_at_once() {
     let (mut client, plain) = connected();
-    let slow = || {
-        let first = Ok::<_, BoxError>(Frame::data(Bytes::from("ab")));
-        let frames = stream::iter([first]).chain(stream::pending());
-        Response::new(StreamBody::new(frames).boxed_unsync())
-    };
     let is_ending = AtomicBool::new(false);
-    let mut serve = pin!(plain.serve(|_| ready(slow()), &is_ending));
+    let mut serve = pin!(plain.serve(|_| ready(stalled()), &is_ending));
     client.write_all(GET).await.expect("a pipe");
     assert!(poll_immediate(serve.as_mut()).await.is_none());
     let mut got = [0; 4096];
@@ -184,12 +185,8 @@ async fn a_client_that_leaves_needs_no_answer() {
 async fn nor_does_one_that_leaves_before_its_answer_has_ended() {
     let (mut client, plain) = connected();
     client.write_all(GET).await.expect("a pipe");
-    let slow = || {
-        let first = Ok::<_, BoxError>(Frame::data(Bytes::from("ab")));
-        Response::new(StreamBody::new(stream::iter([first]).chain(stream::pending())).boxed_unsync())
-    };
     let is_ending = AtomicBool::new(false);
-    let mut serve = pin!(plain.serve(|_| ready(slow()), &is_ending));
+    let mut serve = pin!(plain.serve(|_| ready(stalled()), &is_ending));
     assert!(poll_immediate(serve.as_mut()).await.is_none());
     drop(client);
     assert_eq!(serve.await.expect_err("it has left").kind(), io::ErrorKind::UnexpectedEof);
