@@ -19,7 +19,6 @@ mod connect;
 pub mod dice;
 pub mod discovery;
 mod dispatch;
-mod http2;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use http::{HeaderMap, HeaderName, Method, Response, Uri, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use qdrant_router_http2 as http2;
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -308,22 +309,18 @@ impl From<BrokenAnswer> for SendError {
 /// and its own way to say that a body is welcome.
 fn is_of_one_connection(name: &HeaderName) -> bool {
     // Trailers of a request do not go on.
-    is_of_one_answer(name) || matches!(*name, header::HOST | header::TE | header::EXPECT | header::TRAILER)
-}
-
-/// The same of an answer, or of its trailers.
-fn is_of_one_answer(name: &HeaderName) -> bool {
-    matches!(*name, header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE)
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+    http2::is_of_one_connection(name)
+        || matches!(*name, header::HOST | header::TE | header::EXPECT | header::TRAILER)
 }
 
 /// Drops `Connection`, every header it names, and the others that concern one connection only.
 fn strip_connection_headers(headers: &mut HeaderMap) {
-    if !headers.keys().any(is_of_one_answer) {
+    if !headers.keys().any(http2::is_of_one_connection) {
         return;
     }
     let named = wire::Named::by(headers);
-    let names = headers.keys().filter(|name| is_of_one_answer(name) || named.contains(name)).cloned();
+    let names =
+        headers.keys().filter(|name| http2::is_of_one_connection(name) || named.contains(name)).cloned();
     let names: SmallVec<[HeaderName; 4]> = names.collect();
     for name in names {
         headers.remove(name);

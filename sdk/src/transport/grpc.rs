@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, Uri};
 use http_body::{Body as HttpBody, Frame};
+use qdrant_router_http2::client::{self as http2, Broken, Connection, Next, Stream, Unopened};
 use tokio::sync::Notify;
 
 use super::{
@@ -22,7 +23,6 @@ use super::{
 };
 use crate::{
     connect::Dialer,
-    http2::{self, Broken, Connection, Next, Stream, Unopened},
     request::{Body, BoxError},
 };
 

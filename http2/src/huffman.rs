@@ -55,7 +55,7 @@ impl Code {
 }
 
 /// Appends what `coded` stands for to `text`; `None` where it stands for nothing.
-pub(super) fn decode(coded: &[u8], text: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn decode(coded: &[u8], text: &mut Vec<u8>) -> Option<()> {
     // The bits that are not decoded yet, aligned to the left.
     let (mut bits, mut count) = (0_u64, 0);
     let mut coded = coded.iter();

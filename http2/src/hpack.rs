@@ -2,13 +2,16 @@
 
 use std::{collections::VecDeque, hash::Hasher};
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use rustc_hash::FxHasher;
 
-use super::huffman;
+use crate::huffman;
 
 /// How large a table may be that nobody said anything about.
-pub(super) const TABLE_BYTES: usize = 4096;
+pub(crate) const TABLE_BYTES: usize = 4096;
+
+/// Room that is kept for a string that has to be decoded.
+const MAX_TEXT_KEPT: usize = 1 << 10;
 
 /// What a field costs beside its bytes.
 const FIELD_BYTES: usize = 32;
@@ -79,25 +82,36 @@ const STATIC: [(&str, &str); 61] = [
 ];
 
 /// Where some of them are.
-pub(super) const GET: u8 = 2;
-pub(super) const POST: u8 = 3;
-pub(super) const HTTP: u8 = 6;
-pub(super) const HTTPS: u8 = 7;
+pub(crate) const GET: u8 = 2;
+pub(crate) const POST: u8 = 3;
+pub(crate) const HTTP: u8 = 6;
+pub(crate) const HTTPS: u8 = 7;
+pub(crate) const OK: u8 = 8;
 
-/// The name of an answer's field.
+/// The name of a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Name {
-    Status,
+pub(crate) enum Name {
+    Pseudo(Pseudo),
     Header(HeaderName),
+}
+
+/// What is no header, but written like one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pseudo {
+    Authority,
+    Method,
+    Path,
+    Scheme,
+    Status,
 }
 
 /// A block of fields is not what it should be, and what follows cannot be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Garbled;
+pub(crate) struct Garbled;
 
 /// Reads the blocks of one direction of a connection.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     /// The latest first.
     table: VecDeque<(Name, HeaderValue)>,
     size: usize,
@@ -110,7 +124,7 @@ pub(super) struct Decoder {
 /// A field that comes a second time soon goes into the table that both sides keep, and is a byte or two from then on.
 /// Those that are new each time (a deadline, a trace) stay out of it.
 #[derive(Debug)]
-pub(super) struct Encoder {
+pub(crate) struct Encoder {
     /// The latest first.
     table: VecDeque<Entry>,
     size: usize,
@@ -145,28 +159,23 @@ struct Seen {
 // === impl Decoder ===
 
 impl Decoder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { table: VecDeque::new(), size: 0, limit: TABLE_BYTES, text: Vec::new() }
     }
 
     /// Hands the fields of `block` to `take`, one by one.
-    pub(super) fn decode(
+    pub(crate) fn decode(
         &mut self,
         mut block: &[u8],
-        mut take: impl FnMut(&Name, &HeaderValue),
+        mut take: impl FnMut(Name, HeaderValue),
     ) -> Result<(), Garbled> {
         let mut is_first = true;
         while let Some(&first) = block.first() {
             match first {
                 0x80.. => {
                     let at = integer(&mut block, 7)?;
-                    match self.indexed(at)? {
-                        Found::Static(name, value) => take(&name, &value),
-                        Found::Dynamic(at) => {
-                            let (name, value) = &self.table[at];
-                            take(name, value);
-                        }
-                    }
+                    let (name, value) = self.indexed(at)?;
+                    take(name, value);
                 }
                 0x20..0x40 => {
                     let limit = integer(&mut block, 5)?;
@@ -183,39 +192,32 @@ impl Decoder {
                     let name = if at == 0 { self.name(&mut block)? } else { self.indexed_name(at)? };
                     let text = string(&mut block, &mut self.text)?;
                     let value = HeaderValue::from_bytes(text).map_err(|_| Garbled)?;
-                    take(&name, &value);
                     if is_kept {
-                        self.insert(name, value);
+                        self.insert(name.clone(), value.clone());
                     }
+                    take(name, value);
                 }
             }
             is_first = false;
         }
+        self.text.shrink_to(MAX_TEXT_KEPT);
         Ok(())
     }
 
     fn name(&mut self, block: &mut &[u8]) -> Result<Name, Garbled> {
         let text = string(block, &mut self.text)?;
         match text.first() {
-            Some(b':') => {
-                if text == b":status" {
-                    Ok(Name::Status)
-                } else {
-                    Err(Garbled)
-                }
-            }
+            Some(b':') => Pseudo::named(text).map(Name::Pseudo).ok_or(Garbled),
             _ => HeaderName::from_lowercase(text).map(Name::Header).map_err(|_| Garbled),
         }
     }
 
-    fn indexed(&self, at: usize) -> Result<Found, Garbled> {
+    fn indexed(&self, at: usize) -> Result<(Name, HeaderValue), Garbled> {
         match at.checked_sub(1).ok_or(Garbled)? {
             known if known < STATIC.len() => {
-                let value = HeaderValue::from_static(STATIC[known].1);
-                Ok(Found::Static(static_name(known)?, value))
+                Ok((static_name(known)?, HeaderValue::from_static(STATIC[known].1)))
             }
-            at if at - STATIC.len() < self.table.len() => Ok(Found::Dynamic(at - STATIC.len())),
-            _ => Err(Garbled),
+            at => self.table.get(at - STATIC.len()).cloned().ok_or(Garbled),
         }
     }
 
@@ -244,25 +246,47 @@ impl Decoder {
     }
 }
 
-/// Where an index points to.
-enum Found {
-    Static(Name, HeaderValue),
-    Dynamic(usize),
+// === impl Name ===
+
+impl Name {
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Pseudo(pseudo) => pseudo.as_str(),
+            Self::Header(name) => name.as_str(),
+        }
+    }
+}
+
+// === impl Pseudo ===
+
+impl Pseudo {
+    pub(crate) const COUNT: usize = 5;
+
+    const ALL: [Self; Self::COUNT] = [Self::Authority, Self::Method, Self::Path, Self::Scheme, Self::Status];
+
+    fn named(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|pseudo| pseudo.as_str().as_bytes() == name)
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Authority => ":authority",
+            Self::Method => ":method",
+            Self::Path => ":path",
+            Self::Scheme => ":scheme",
+            Self::Status => ":status",
+        }
+    }
 }
 
 /// What a field counts as.
-pub(super) fn size(name: &Name, value: &HeaderValue) -> usize {
-    let name = match name {
-        Name::Status => ":status".len(),
-        Name::Header(name) => name.as_str().len(),
-    };
-    name + value.len() + FIELD_BYTES
+pub(crate) fn size(name: &Name, value: &HeaderValue) -> usize {
+    name.as_str().len() + value.len() + FIELD_BYTES
 }
 
 fn static_name(at: usize) -> Result<Name, Garbled> {
     match STATIC[at].0 {
-        ":status" => Ok(Name::Status),
-        name if name.starts_with(':') => Err(Garbled),
+        name if name.starts_with(':') => Pseudo::named(name.as_bytes()).map(Name::Pseudo).ok_or(Garbled),
         name => HeaderName::from_lowercase(name.as_bytes()).map(Name::Header).map_err(|_| Garbled),
     }
 }
@@ -307,7 +331,7 @@ fn string<'t, 'b: 't>(block: &mut &'b [u8], text: &'t mut Vec<u8>) -> Result<&'t
 // === impl Encoder ===
 
 impl Encoder {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             table: VecDeque::new(),
             size: 0,
@@ -319,7 +343,7 @@ impl Encoder {
     }
 
     /// The other side keeps a table of so many bytes at most.
-    pub(super) fn set_limit(&mut self, limit: usize) {
+    pub(crate) fn set_limit(&mut self, limit: usize) {
         let limit = limit.min(TABLE_BYTES);
         if limit != self.limit {
             self.lowered = Some(self.lowered.map_or(limit, |lowered| lowered.min(limit)));
@@ -329,7 +353,7 @@ impl Encoder {
     }
 
     /// Begins a block.
-    pub(super) fn begin(&mut self, block: &mut Vec<u8>) {
+    pub(crate) fn begin(&mut self, block: &mut Vec<u8>) {
         if let Some(lowered) = self.lowered.take() {
             write_integer(block, 0x20, 5, lowered);
             if lowered < self.limit {
@@ -339,12 +363,26 @@ impl Encoder {
     }
 
     /// Appends a field that is in the table that both sides know from the start, by its number there.
-    pub(super) fn known(block: &mut Vec<u8>, number: u8) {
+    pub(crate) fn known(block: &mut Vec<u8>, number: u8) {
         block.push(0x80 | number);
     }
 
+    /// Appends all headers, but for those that are to stay behind.
+    pub(crate) fn fields(
+        &mut self,
+        block: &mut Vec<u8>,
+        headers: &HeaderMap,
+        is_left_out: &dyn Fn(&HeaderName) -> bool,
+    ) {
+        for (name, value) in headers {
+            if !is_left_out(name) {
+                self.field(block, name.as_str(), value.as_bytes(), value.is_sensitive());
+            }
+        }
+    }
+
     /// Appends a field.
-    pub(super) fn field(&mut self, block: &mut Vec<u8>, name: &str, value: &[u8], is_secret: bool) {
+    pub(crate) fn field(&mut self, block: &mut Vec<u8>, name: &str, value: &[u8], is_secret: bool) {
         if is_secret || name.len() + value.len() > MAX_INDEXED_BYTES {
             return literal(block, if is_secret { 0x10 } else { 0 }, 4, name, value);
         }
@@ -445,11 +483,7 @@ mod tests {
     fn decoded(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<(String, String)>, Garbled> {
         let mut fields = Vec::new();
         decoder.decode(block, |name, value| {
-            let name = match name {
-                Name::Status => ":status",
-                Name::Header(name) => name.as_str(),
-            };
-            fields.push((name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+            fields.push((name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         })?;
         Ok(fields)
     }
@@ -500,12 +534,11 @@ mod tests {
         for (block, why) in [
             (&[0x80][..], "field zero"),
             (&[0xbe], "a field that is not in the table"),
-            (&[0x84], "a field of a request"),
             (&[0x40, 0x05, b'a'], "half a name"),
             (&[0x40, 0x01, b'A', 0x01, b'b'], "a name in capitals"),
             (&[0x40, 0x00, 0x01, b'b'], "no name"),
             (&[0x40, 0x01, b'a', 0x01, b'\n'], "a line break in a value"),
-            (&[0x40, 0x05, b':', b'p', b'a', b't', b'h', 0x00], "another pseudo-header"),
+            (&[0x40, 0x04, b':', b'n', b'e', b'w', 0x00], "a pseudo-header that there is not"),
             (&[0x3f, 0xe2, 0x1f], "a larger table than was allowed"),
             (&[0x88, 0x20], "a table that is resized within a block"),
             (&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], "an endless number"),
@@ -519,8 +552,8 @@ mod tests {
     #[test]
     fn fields_come_back_through_tables_of_all_sizes() {
         let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
-        let dice = crate::dice::Dice::seeded(7);
-        let throw = |sides: u64| dice.throw() % sides;
+        let mut dice = fastrand::Rng::with_seed(7);
+        let mut throw = |sides: u64| dice.u64(..sides);
         for round in 0..5_000_u64 {
             if round % 50 == 0 {
                 encoder.set_limit([0, 40, 100, 700, 4096, 1 << 20][throw(6) as usize]);

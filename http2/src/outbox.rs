@@ -17,12 +17,15 @@ const MAX_COPIED: usize = 8 << 10;
 /// Room that is kept when less than a quarter of it was needed.
 const MAX_KEPT: usize = 8 << 10;
 
+/// What a quiet connection keeps.
+const MAX_QUIET: usize = 1 << 10;
+
 /// So many pieces are written at once.
 const MAX_SLICES: usize = 32;
 
 /// Bytes in the order in which they are to be written.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     /// All that is copied.
     small: Vec<u8>,
     /// What is not, and after how many of the bytes in `small` it comes.
@@ -34,11 +37,11 @@ pub(super) struct Outbox {
 
 impl Outbox {
     /// Where short things are appended to.
-    pub(super) fn small(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn small(&mut self) -> &mut Vec<u8> {
         &mut self.small
     }
 
-    pub(super) fn push(&mut self, data: Bytes) {
+    pub(crate) fn push(&mut self, data: Bytes) {
         if data.len() <= MAX_COPIED {
             self.small.extend_from_slice(&data);
         } else {
@@ -48,12 +51,12 @@ impl Outbox {
     }
 
     /// How many bytes are to be written.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.small.len() - self.written + self.large_bytes
     }
 
     /// Writes all of it; ready with nothing left.
-    pub(super) fn poll_write<S: AsyncWrite + Unpin>(
+    pub(crate) fn poll_write<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
@@ -75,6 +78,11 @@ impl Outbox {
         self.small.clear();
         self.written = 0;
         Poll::Ready(Ok(()))
+    }
+
+    /// Lets go of room that a quiet connection does not need.
+    pub(crate) fn shrink(&mut self) {
+        self.small.shrink_to(MAX_QUIET);
     }
 
     fn slices(&self) -> SmallVec<[IoSlice<'_>; MAX_SLICES]> {

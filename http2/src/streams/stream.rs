@@ -1,41 +1,52 @@
-//! One request and its answer.
+//! One request and its answer, as one side knows them.
 
 use std::{collections::VecDeque, mem, task::Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 
-use super::{
-    super::{Broken, STREAM_WINDOW, frame::flag, frame::kind, outbox::Outbox},
-    write_head,
+use super::{Broken, write_head};
+use crate::{
+    frame::{flag, kind},
+    outbox::Outbox,
 };
 
-/// Data of an answer that is shorter than this is copied, so that it keeps no more memory than it needs.
-pub(super) const MAX_COPIED: usize = 4 << 10;
+/// Data that is shorter than this is copied, so that it keeps no more memory than it needs.
+pub(super) const MAX_COPIED: usize = 8 << 10;
 
-/// With so many pieces of an answer that nobody has taken, short ones are put together.
+/// With so many pieces of a message that nobody has taken, short ones are put together.
 const MAX_PIECES: usize = 16;
 
 /// One request and its answer.
 #[derive(Debug)]
 pub(super) struct Stream {
-    // To the server.
+    // To the other side.
     pub(super) window: i64,
     pub(super) unsent: Bytes,
-    /// How far the request has got.
+    /// The trailers that follow it.
+    pub(super) last: Option<HeaderMap>,
+    /// How far the message has got.
     pub(super) sending: Sending,
     pub(super) is_ready: bool,
+    /// Who waits to send more, or to hear that nothing more is wanted.
     pub(super) sender: Option<Waker>,
     /// After how many bytes of the connection its headers begin.
     pub(super) begins: u64,
-    // From the server.
+    /// Whether nobody waits for its end.
+    pub(super) is_left: bool,
+    // From the other side.
+    /// The head of an answer; that of a request is taken at once.
     pub(super) head: Option<Response<()>>,
     pub(super) has_head: bool,
     pub(super) data: VecDeque<Bytes>,
     pub(super) trailers: Option<HeaderMap>,
     pub(super) credit: Credit,
-    /// Whether all of the answer is there.
-    pub(super) is_answered: bool,
+    /// How much data is to come, where that was said.
+    pub(super) left: Option<u64>,
+    /// Whether all of the message is there.
+    pub(super) is_complete: bool,
+    /// Whether nobody takes its data.
+    pub(super) is_unwanted: bool,
     pub(super) broken: Option<Broken>,
     pub(super) receiver: Option<Waker>,
 }
@@ -61,20 +72,24 @@ pub(super) struct Credit {
 // === impl Stream ===
 
 impl Stream {
-    pub(super) fn new(window: i64, unsent: Bytes, sending: Sending, begins: u64) -> Self {
+    pub(super) fn new(window: i64, credit: u32, sending: Sending) -> Self {
         Self {
             window,
-            unsent,
+            unsent: Bytes::new(),
+            last: None,
             sending,
             is_ready: false,
             sender: None,
-            begins,
+            begins: 0,
+            is_left: false,
             head: None,
             has_head: false,
             data: VecDeque::new(),
             trailers: None,
-            credit: Credit::new(STREAM_WINDOW),
-            is_answered: false,
+            credit: Credit::new(credit),
+            left: None,
+            is_complete: false,
+            is_unwanted: false,
             broken: None,
             receiver: None,
         }
@@ -89,7 +104,7 @@ impl Stream {
     pub(super) fn write_data(&mut self, id: u32, most: usize, outbox: &mut Outbox) {
         let data = self.unsent.split_to(most.min(self.unsent.len()));
         self.window -= data.len() as i64;
-        let is_last = self.unsent.is_empty() && self.sending == Sending::Ending;
+        let is_last = self.unsent.is_empty() && self.sending == Sending::Ending && self.last.is_none();
         if is_last {
             self.sending = Sending::Over;
         }
@@ -98,15 +113,15 @@ impl Stream {
         outbox.push(data);
     }
 
-    /// Nothing more goes to the server, and no more of the answer comes, unless all of it is there. A node that has
-    /// begun to answer has looked at the request.
+    /// Nothing more goes to the other side, and no more comes from there, unless all of it has. A server that has begun
+    /// to answer has looked at the request.
     pub(super) fn break_off(&mut self, is_unprocessed: bool, reason: &str) {
-        if !self.is_closed_by_server() {
+        if !self.is_closed_by_other() {
             let is_unprocessed = is_unprocessed && !self.has_head;
             self.broken = Some(Broken { is_unprocessed, reason: reason.into() });
         }
         self.sending = Sending::Over;
-        self.unsent = Bytes::new();
+        (self.unsent, self.last) = (Bytes::new(), None);
         for waker in [self.receiver.take(), self.sender.take()].into_iter().flatten() {
             waker.wake();
         }
@@ -115,21 +130,33 @@ impl Stream {
     /// Keeps a copy of `data`. Of many short pieces some are put together, so that what keeps them costs no more than
     /// they do.
     pub(super) fn take_short(&mut self, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
         let is_many = self.data.len() >= MAX_PIECES;
         match self.data.back_mut().filter(|last| is_many && last.len() + data.len() <= MAX_COPIED) {
-            Some(last) => *last = [last, data].concat().into(),
-            None if data.is_empty() => {}
+            Some(last) => {
+                // It grows by doubling, as nobody else has it.
+                let mut longer = mem::take(last).try_into_mut().unwrap_or_else(|shared| shared[..].into());
+                longer.extend_from_slice(data);
+                *last = longer.freeze();
+            }
             None => self.data.push_back(Bytes::copy_from_slice(data)),
         }
     }
 
-    /// Whether nothing more comes from the server.
-    pub(super) fn is_closed_by_server(&self) -> bool {
-        self.is_answered || self.broken.is_some()
+    /// Whether nothing more comes from the other side.
+    pub(super) fn is_closed_by_other(&self) -> bool {
+        self.is_complete || self.broken.is_some()
+    }
+
+    /// How many bytes nobody has taken.
+    pub(super) fn unread(&self) -> usize {
+        self.data.iter().map(Bytes::len).sum()
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.is_closed_by_server() && self.sending == Sending::Over
+        self.is_closed_by_other() && self.sending == Sending::Over
     }
 }
 

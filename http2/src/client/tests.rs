@@ -1,4 +1,10 @@
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -7,11 +13,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{
-    frame::{HEAD_BYTES, Head, PREFACE, Reason, flag, kind, setting},
-    *,
+use super::*;
+use crate::{
+    frame::{PREFACE, Reason, flag, kind, setting},
+    testing::{OK, frame, goaway, heard, in_time, reset, settings},
 };
-use crate::dice::Dice;
 
 /// A client, and the server's end of its connection.
 fn dialled(room: usize) -> (Arc<Connection>, JoinHandle<String>, DuplexStream) {
@@ -38,11 +44,6 @@ fn request(connection: &Connection, body: &'static [u8]) -> Stream {
 
 async fn head(stream: &mut Stream) -> Result<Response<()>, Broken> {
     in_time(poll_fn(|cx| stream.poll_head(cx))).await
-}
-
-/// Fails rather than hangs.
-async fn in_time<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), work).await.expect("something comes")
 }
 
 /// The whole body of an answer, and its trailers.
@@ -315,40 +316,6 @@ async fn no_more_streams_are_opened_than_the_server_allows() {
 
 // === against a server that says what the test wants ===
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let head = Head { length: payload.len(), kind, flags, stream };
-    [&head.bytes()[..], payload].concat()
-}
-
-fn settings(settings: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<_> = settings
-        .iter()
-        .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
-        .collect();
-    frame(kind::SETTINGS, 0, 0, &payload)
-}
-
-/// `:status: 200`
-const OK: &[u8] = &[0x88];
-
-fn goaway(last: u32, reason: Reason) -> Vec<u8> {
-    frame(kind::GOAWAY, 0, 0, &[last.to_be_bytes(), reason.0.to_be_bytes()].concat())
-}
-
-fn reset(stream: u32, reason: Reason) -> Vec<u8> {
-    frame(kind::RST_STREAM, 0, stream, &reason.0.to_be_bytes())
-}
-
-/// The next frame that the client sends, but for those that every client sends.
-async fn heard(server: &mut DuplexStream) -> (Head, Vec<u8>) {
-    let mut head = [0; HEAD_BYTES];
-    server.read_exact(&mut head).await.expect("a frame");
-    let head = Head::read(head);
-    let mut payload = vec![0; head.length];
-    server.read_exact(&mut payload).await.expect("its payload");
-    (head, payload)
-}
-
 /// A client that has said hello, to a server that has too.
 async fn greeted() -> (Arc<Connection>, JoinHandle<String>, DuplexStream) {
     let (connection, driver, mut server) = dialled(1 << 20);
@@ -544,11 +511,11 @@ async fn a_silent_connection_is_given_up_and_one_that_answers_is_not() {
         server.write_all(&frame(kind::PING, flag::ACK, 0, &payload)).await.expect("a pipe");
     }
     let asked_for = began.elapsed();
-    assert!(asked_for < 7 * PING_INTERVAL, "{asked_for:?}");
+    assert!(asked_for < 7 * PATIENCE.ping_interval, "{asked_for:?}");
     heard(&mut server).await;
     let asked = tokio::time::Instant::now();
     assert_eq!(driver.await.expect("no panic"), "the node is silent");
-    assert_eq!(asked.elapsed().as_secs(), PING_TIMEOUT.as_secs());
+    assert_eq!(asked.elapsed().as_secs(), PATIENCE.ping_timeout.as_secs());
     assert!(!head(&mut stream).await.expect_err("no answer").is_unprocessed);
 }
 
@@ -586,8 +553,8 @@ async fn what_is_dropped_is_reset() {
 /// Whatever a server sends, and in whatever pieces: nothing panics, and every request ends with the connection.
 #[tokio::test]
 async fn nonsense_ends_and_never_panics() {
-    let dice = Dice::seeded(11);
-    let throw = |sides: u64| dice.throw() % sides;
+    let mut dice = fastrand::Rng::with_seed(11);
+    let mut throw = |sides: u64| dice.u64(..sides);
     let mut reasons = HashSet::new();
     for _ in 0..4_000 {
         let (connection, driver, mut server) = dialled(1 << 20);

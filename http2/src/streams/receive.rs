@@ -1,44 +1,43 @@
-//! What follows from each frame that the server sends.
+//! What follows from each frame that the other side sends.
 
 use std::mem;
 
 use bytes::{Buf, BytesMut};
-use http::{HeaderMap, Response, StatusCode};
 use smallvec::SmallVec;
 
 use super::{
-    super::{
-        MAX_HEADER_LIST_BYTES,
-        frame::{self, Head, Reason, flag, kind, setting},
-        hpack::{self, Name},
-    },
-    Block, End, LAST_STREAM, MAX_FRAMED, PING, Streams,
+    Block, End, LAST_STREAM, MAX_FRAMED, PING, Side, Streams,
+    fields::Fields,
     stream::{MAX_COPIED, Stream},
 };
+use crate::frame::{self, Head, Reason, flag, kind, setting};
 
-/// A block of headers has no more bytes and no more frames than this.
-const MAX_BLOCK_BYTES: usize = 2 * MAX_HEADER_LIST_BYTES;
+/// A block of headers has no more frames than this.
 const MAX_BLOCK_FRAMES: usize = 64;
 
 /// Frames that have to be answered, until the answers are written.
 const MAX_UNANSWERED: usize = 1024;
 
-/// Something that no server may do; the connection cannot go on.
+/// Something that the other side may not do; the connection cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Violation {
-    pub(in super::super) reason: Reason,
-    pub(in super::super) what: &'static str,
+pub(crate) struct Violation {
+    pub(crate) reason: Reason,
+    pub(crate) what: &'static str,
 }
 
 const WRONG_SIZE: Violation =
     Violation::new(Reason::FRAME_SIZE_ERROR, "a frame has not the form of its kind");
+pub(super) const GARBLED: Violation = Violation::new(Reason::COMPRESSION_ERROR, "headers cannot be read");
 const TOO_WIDE: Violation = Violation::new(Reason::FLOW_CONTROL_ERROR, "a window is wider than one can be");
 
 // === impl Streams ===
 
 impl Streams {
     /// Takes the frames off `read` that are there as a whole.
-    pub(in super::super) fn receive(&mut self, read: &mut BytesMut) -> Result<(), Violation> {
+    pub(crate) fn receive(&mut self, read: &mut BytesMut) -> Result<(), Violation> {
+        if !self.receive_preface(read)? {
+            return Ok(());
+        }
         while let Some(&head) = read.first_chunk::<{ frame::HEAD_BYTES }>() {
             let head = Head::read(head);
             if !self.has_settings && head.kind != kind::SETTINGS {
@@ -96,7 +95,9 @@ impl Streams {
                 };
                 block.bytes.extend_from_slice(payload);
                 block.frames += 1;
-                if block.bytes.len() > MAX_BLOCK_BYTES || block.frames > MAX_BLOCK_FRAMES {
+                if block.bytes.len() > 2 * self.limits.header_list_bytes as usize
+                    || block.frames > MAX_BLOCK_FRAMES
+                {
                     return Err(Violation::new(Reason::ENHANCE_YOUR_CALM, "headers have no end"));
                 }
                 if head.has(flag::END_HEADERS)
@@ -112,13 +113,10 @@ impl Streams {
                 if self.streams.get(&head.stream).is_none_or(Stream::is_closed) {
                     self.unanswered += 1;
                 }
-                self.receive_reset(head.stream, reason);
-                Ok(())
+                self.receive_reset(head.stream, reason)
             }
             kind::SETTINGS => self.receive_settings(head, payload),
-            kind::PUSH_PROMISE => {
-                Err(Violation::new(Reason::PROTOCOL_ERROR, "it pushes, which it was told not to"))
-            }
+            kind::PUSH_PROMISE => Err(Violation::new(Reason::PROTOCOL_ERROR, "it pushes, which it may not")),
             kind::PING => {
                 if head.stream != 0 || payload.len() != PING.len() {
                     return Err(WRONG_SIZE);
@@ -128,16 +126,20 @@ impl Streams {
                     self.write_short(kind::PING, flag::ACK, 0, payload);
                 } else if payload == PING {
                     self.is_pinged = false;
+                } else {
+                    self.receive_pong(payload);
                 }
                 Ok(())
             }
             kind::GOAWAY => {
                 let (last, rest) = payload.split_first_chunk().ok_or(WRONG_SIZE)?;
                 let (reason, _) = rest.split_first_chunk().ok_or(WRONG_SIZE)?;
-                self.receive_goaway(
-                    u32::from_be_bytes(*last) & LAST_STREAM,
-                    Reason(u32::from_be_bytes(*reason)),
-                );
+                let last = u32::from_be_bytes(*last) & LAST_STREAM;
+                let reason = Reason(u32::from_be_bytes(*reason));
+                match self.side {
+                    Side::Client(_) => self.receive_goaway(last, reason),
+                    Side::Server(_) => self.receive_farewell(reason),
+                }
                 Ok(())
             }
             kind::WINDOW_UPDATE => {
@@ -150,55 +152,47 @@ impl Streams {
     }
 
     fn must_be_known(&self, id: u32) -> Result<(), Violation> {
-        if id % 2 == 1 && id < self.next {
+        let is_opened = match &self.side {
+            Side::Client(opening) => id < opening.next,
+            Side::Server(accepting) => id <= accepting.last,
+        };
+        if id % 2 == 1 && is_opened {
             return Ok(());
         }
         Err(Violation::new(Reason::PROTOCOL_ERROR, "a stream was not opened"))
     }
 
     fn receive_headers(&mut self, id: u32, block: &[u8], ends_stream: bool) -> Result<(), Violation> {
+        let fields = self.decode(block)?;
+        match self.side {
+            Side::Client(_) => self.receive_answer(id, fields, ends_stream),
+            Side::Server(_) => self.receive_request(id, fields, ends_stream),
+        }
+    }
+
+    /// Takes the head of an answer, or its trailers.
+    fn receive_answer(&mut self, id: u32, fields: Fields, ends_stream: bool) -> Result<(), Violation> {
         self.must_be_known(id)?;
-        let mut status = None;
-        let mut headers = HeaderMap::new();
-        let mut size = 0;
-        let decoded = self.decoder.decode(block, |name, value| {
-            size += hpack::size(name, value);
-            match name {
-                Name::Status => status = StatusCode::from_bytes(value.as_bytes()).ok(),
-                Name::Header(name) if size <= MAX_HEADER_LIST_BYTES => {
-                    headers.append(name.clone(), value.clone());
-                }
-                Name::Header(_) => {}
-            }
-        });
-        decoded
-            .map_err(|hpack::Garbled| Violation::new(Reason::COMPRESSION_ERROR, "headers cannot be read"))?;
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
-        if stream.is_closed_by_server() {
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closed_by_other()) else {
             return Ok(());
+        };
+        if fields.is_too_long {
+            return self.offends(id, Reason::PROTOCOL_ERROR, "its headers are longer than was allowed");
         }
-        if size > MAX_HEADER_LIST_BYTES {
-            self.offends(id, Reason::PROTOCOL_ERROR, "its headers are longer than 64 KiB");
-            return Ok(());
+        if !fields.are_of_answer() {
+            return self.offends(id, Reason::PROTOCOL_ERROR, "its headers are not those of an answer");
         }
-        match (stream.has_head, status) {
+        match (stream.has_head, fields.status()) {
             // More is to come.
             (false, Some(status)) if status.is_informational() && !ends_stream => return Ok(()),
             (false, Some(status)) => {
-                let mut head = Response::new(());
-                *head.status_mut() = status;
-                *head.headers_mut() = headers;
-                (stream.head, stream.has_head) = (Some(head), true);
+                (stream.head, stream.has_head) = (Some(fields.response(status)), true);
             }
-            (true, None) if ends_stream => stream.trailers = Some(headers),
+            (true, None) if ends_stream => stream.trailers = Some(fields.headers),
             (false, None) => {
-                self.offends(id, Reason::PROTOCOL_ERROR, "its headers have no status");
-                return Ok(());
+                return self.offends(id, Reason::PROTOCOL_ERROR, "its headers have no status");
             }
-            (true, _) => {
-                self.offends(id, Reason::PROTOCOL_ERROR, "it has a second head");
-                return Ok(());
-            }
+            (true, _) => return self.offends(id, Reason::PROTOCOL_ERROR, "it has a second head"),
         }
         self.proceed(id, ends_stream);
         Ok(())
@@ -209,7 +203,11 @@ impl Streams {
         if !self.credit.take(head.length) {
             return Err(Violation::new(Reason::FLOW_CONTROL_ERROR, "it sends more than the connection may"));
         }
-        let stream = self.streams.get_mut(&head.stream).filter(|stream| !stream.is_closed_by_server());
+        let mut stream = self.streams.get_mut(&head.stream);
+        if stream.as_ref().is_some_and(|stream| stream.is_complete) {
+            return Err(Violation::new(Reason::STREAM_CLOSED, "it sends more after an end"));
+        }
+        stream = stream.filter(|stream| stream.broken.is_none());
         let Some(stream) = stream else {
             // A late frame of what nobody waits for.
             read.advance(head.length);
@@ -223,13 +221,27 @@ impl Streams {
             let data = unpadded(head, &read[..head.length])?;
             (usize::from(head.has(flag::PADDED)), data.len())
         };
-        if !stream.has_head {
+        let ends_stream = head.has(flag::END_STREAM);
+        let wrong = match stream.left.map(|left| left.checked_sub(length as u64)) {
+            _ if !stream.has_head => Some("it has data before its head"),
+            Some(None) => Some("its body is longer than it says"),
+            Some(Some(1..)) if ends_stream => Some("its body is shorter than it says"),
+            Some(left @ Some(_)) => {
+                stream.left = left;
+                None
+            }
+            None => None,
+        };
+        if let Some(what) = wrong {
             read.advance(head.length);
             self.give(head.length);
-            self.offends(head.stream, Reason::PROTOCOL_ERROR, "it has data before its head");
-            return Ok(());
+            return self.offends(head.stream, Reason::PROTOCOL_ERROR, what);
         }
-        if length > MAX_COPIED {
+        if stream.is_unwanted {
+            // There is room for others, and none for more of it.
+            read.advance(head.length);
+            self.give(length);
+        } else if length > MAX_COPIED {
             let mut data = read.split_to(head.length);
             data.advance(skipped);
             data.truncate(length);
@@ -242,14 +254,17 @@ impl Streams {
         if padding > 0 {
             self.give_back(head.stream, padding);
         }
-        self.proceed(head.stream, head.has(flag::END_STREAM));
+        if length == 0 && !ends_stream {
+            return self.offence();
+        }
+        self.proceed(head.stream, ends_stream);
         Ok(())
     }
 
-    /// Something of an answer has come.
-    fn proceed(&mut self, id: u32, ends_stream: bool) {
+    /// Something of a message has come.
+    pub(super) fn proceed(&mut self, id: u32, ends_stream: bool) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        stream.is_answered |= ends_stream;
+        stream.is_complete |= ends_stream;
         if let Some(receiver) = stream.receiver.take() {
             receiver.wake();
         }
@@ -258,23 +273,39 @@ impl Streams {
         }
     }
 
-    fn receive_reset(&mut self, id: u32, reason: Reason) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let was_closed = stream.is_closed();
+    fn receive_reset(&mut self, id: u32, reason: Reason) -> Result<(), Violation> {
+        let other = self.other();
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closed()) else {
+            return Ok(());
+        };
+        let what = format!("the {other} reset the stream: {reason}");
         // After an answer that is complete it says that the rest of the request is not wanted.
-        let is_unprocessed = reason == Reason::REFUSED_STREAM;
-        stream.break_off(is_unprocessed, &format!("the node reset the stream: {reason}"));
-        if !was_closed {
-            self.closed();
+        stream.break_off(reason == Reason::REFUSED_STREAM, &what);
+        let is_left = stream.is_left;
+        self.closed();
+        if is_left {
+            self.forget(id);
         }
+        self.give_up(id)
     }
 
-    /// A stream cannot go on, by the server's fault.
-    fn offends(&mut self, id: u32, reason: Reason, what: &'static str) {
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closed()) else { return };
-        stream.break_off(false, &format!("the answer of the node makes no sense: {what}"));
+    /// A stream cannot go on, by the other side's fault.
+    pub(super) fn offends(&mut self, id: u32, reason: Reason, what: &'static str) -> Result<(), Violation> {
+        let message = match self.side {
+            Side::Client(_) => "the answer of the node",
+            Side::Server(_) => "the request of the client",
+        };
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closed()) else {
+            return Ok(());
+        };
+        stream.break_off(false, &format!("{message} makes no sense: {what}"));
+        let is_left = stream.is_left;
         self.closed();
         self.reset(id, reason);
+        if is_left {
+            self.forget(id);
+        }
+        self.offence()
     }
 
     fn receive_settings(&mut self, head: Head, payload: &[u8]) -> Result<(), Violation> {
@@ -282,18 +313,22 @@ impl Streams {
             return Err(WRONG_SIZE);
         }
         if head.has(flag::ACK) {
-            return Ok(());
+            return if payload.is_empty() && self.has_settings { Ok(()) } else { Err(WRONG_SIZE) };
         }
-        if !mem::replace(&mut self.has_settings, true) {
-            self.max_streams = usize::MAX;
-        }
+        self.end_presumption();
+        let mut window = self.initial_window;
         for setting in payload.chunks_exact(6) {
             let id = u16::from_be_bytes([setting[0], setting[1]]);
             let value = u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]);
             match id {
                 setting::HEADER_TABLE_SIZE => self.encoder.set_limit(value as usize),
-                setting::MAX_CONCURRENT_STREAMS => self.max_streams = value as usize,
-                setting::INITIAL_WINDOW_SIZE => self.set_initial_window(i64::from(value))?,
+                setting::MAX_CONCURRENT_STREAMS => {
+                    if let Side::Client(opening) = &mut self.side {
+                        opening.most = value as usize;
+                    }
+                }
+                setting::INITIAL_WINDOW_SIZE if i64::from(value) > frame::MAX_WINDOW => return Err(TOO_WIDE),
+                setting::INITIAL_WINDOW_SIZE => window = i64::from(value),
                 setting::MAX_FRAME_SIZE if (1 << 14..1 << 24).contains(&value) => {
                     // Larger ones would only keep others waiting.
                     self.max_frame = (value as usize).min(MAX_FRAMED / 2);
@@ -307,6 +342,7 @@ impl Streams {
                 _ => {}
             }
         }
+        self.set_initial_window(window)?;
         self.unanswered += 1;
         self.write_short(kind::SETTINGS, flag::ACK, 0, &[]);
         self.wake_waiting();
@@ -315,16 +351,20 @@ impl Streams {
 
     fn set_initial_window(&mut self, window: i64) -> Result<(), Violation> {
         let change = window - mem::replace(&mut self.initial_window, window);
-        let mut is_too_wide = window > frame::MAX_WINDOW;
-        for stream in self.streams.values_mut() {
+        if change == 0 {
+            return Ok(());
+        }
+        let mut waiting = SmallVec::<[u32; 16]>::new();
+        for (id, stream) in &mut self.streams {
             stream.window += change;
-            is_too_wide |= stream.window > frame::MAX_WINDOW;
+            if stream.window > frame::MAX_WINDOW {
+                return Err(TOO_WIDE);
+            }
+            if !stream.unsent.is_empty() {
+                waiting.push(*id);
+            }
         }
-        if is_too_wide {
-            return Err(TOO_WIDE);
-        }
-        let grown: SmallVec<[u32; 16]> = self.streams.keys().copied().collect();
-        grown.into_iter().for_each(|id| self.make_ready(id));
+        waiting.into_iter().for_each(|id| self.make_ready(id));
         Ok(())
     }
 
@@ -348,12 +388,12 @@ impl Streams {
         };
         stream.window += more;
         if more == 0 {
-            self.offends(id, Reason::PROTOCOL_ERROR, "its window grows by nothing");
-        } else if stream.window > frame::MAX_WINDOW {
-            self.offends(id, Reason::FLOW_CONTROL_ERROR, "its window is wider than one can be");
-        } else {
-            self.make_ready(id);
+            return self.offends(id, Reason::PROTOCOL_ERROR, "its window grows by nothing");
         }
+        if stream.window > frame::MAX_WINDOW {
+            return self.offends(id, Reason::FLOW_CONTROL_ERROR, "its window is wider than one can be");
+        }
+        self.make_ready(id);
         Ok(())
     }
 
@@ -391,7 +431,7 @@ fn unpadded(head: Head, payload: &[u8]) -> Result<&[u8], Violation> {
 // === impl Violation ===
 
 impl Violation {
-    const fn new(reason: Reason, what: &'static str) -> Self {
+    pub(super) const fn new(reason: Reason, what: &'static str) -> Self {
         Self { reason, what }
     }
 }
