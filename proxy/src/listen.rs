@@ -16,16 +16,16 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{rt::TokioIo, server::graceful::GracefulConnection};
+use qdrant_router::{
+    ResponseBody,
+    request::{self, BoxError},
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulConnection,
+use qdrant_router_http2::{
+    PREFACE,
+    server::{self as http2, Exchange},
 };
-use qdrant_router::{ResponseBody, request::BoxError};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -34,26 +34,23 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+pub(crate) use self::{
+    floods::Floods,
+    visit::{Attended, Turns, Visit},
+};
 use self::{
-    batch::Batched,
     joined::{Joined, SHORT_BYTES},
     plain::{Other, Plain},
     prompt::Prompt,
     timer::Reused,
-    visit::Attend,
     wary::Wary,
-};
-pub(crate) use self::{
-    floods::Floods,
-    visit::{Attended, Turns, Visit},
 };
 use crate::{
     lifecycle::Proxy,
     workers::{Desk, Workers},
 };
 
-mod ahead;
-mod batch;
+mod date;
 mod floods;
 mod joined;
 mod plain;
@@ -68,30 +65,12 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections per listener.
 const MAX_CONNECTIONS: u32 = 10_000;
 
-/// How an HTTP/2 connection begins, and how long the pause is before the rest of it is looked for.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The pause before the rest of how an HTTP/2 connection begins is looked for.
 const PREFACE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Headers per request, and bytes of them: never more than Qdrant takes.
 const MAX_HEADERS: usize = 96;
 const MAX_HEAD_BYTES: usize = 128 << 10;
-
-/// Size of the headers of an HTTP/2 request, as Qdrant limits it.
-const MAX_HEADER_LIST_BYTES: u32 = 16 << 10;
-
-/// Concurrent requests per HTTP/2 connection.
-const MAX_STREAMS: u32 = 256;
-
-/// Streams that a client may reset before they were accepted, and that we may reset for its errors.
-const MAX_PENDING_RESETS: usize = 20;
-const MAX_ERROR_RESETS: usize = 1024;
-
-/// Flow-control windows towards clients.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
-
-/// A quiet HTTP/2 connection is asked whether it still lives.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// The pause after a connection could not be accepted, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -176,7 +155,7 @@ impl Arrival {
                         Some(b"h2") => Protocol::Http2,
                         _ => Protocol::Http1,
                     };
-                    converse(protocol, stream, stopped, visit).await;
+                    Box::pin(converse(protocol, stream, stopped, visit)).await;
                 }
             }
         }
@@ -189,38 +168,54 @@ async fn converse<S>(protocol: Protocol, stream: S, stopped: watch::Receiver<boo
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let served: Result<(), BoxError> = match protocol {
-        Protocol::Http1 => {
-            let is_ending = AtomicBool::new(false);
-            let answer = |request| {
-                let visit = visit.clone();
-                async move { answer(&visit, request).await }
-            };
-            let plain = Plain::new(stream).serve(answer, &is_ending);
-            let end = |_: Pin<&mut _>| is_ending.store(true, Ordering::Relaxed);
-            match until_stopped(plain, stopped.clone(), end).await {
-                // What is rare lies in a box, so that the future of what is common is small.
-                Ok(Some(other)) => Box::pin(converse_fully(other, stopped, visit)).await,
-                Ok(None) => Ok(()),
-                Err(error) => Err(error.into()),
-            }
-        }
-        Protocol::Http2 => {
-            let stream = Batched::new(Wary::new(stream, visit.desk().floods.clone()));
-            let server = http2(visit.clone());
-            // Each request is a task, and what makes one is moved several times until it is.
-            let service = service_fn(move |request: Request<Incoming>| {
-                let visit = visit.clone();
-                Box::pin(async move { Ok::<_, Infallible>(answer(&visit, request.map(Prompt::new)).await) })
-            });
-            let connection = server.serve_connection(TokioIo::new(stream.clone()), service);
-            let served = until_stopped(connection, stopped, GracefulConnection::graceful_shutdown);
-            stream.drive(served).await.map_err(Into::into)
-        }
+    let served = match protocol {
+        // It has room for a request, which a connection of HTTP/2 does without while there is none.
+        Protocol::Http1 => Box::pin(converse_plainly(stream, stopped, visit)).await,
+        Protocol::Http2 => Err(converse_in_streams(stream, stopped, visit).await.into()),
     };
     if let Err(error) = served {
         tracing::debug!(error, "a client connection ended");
     }
+}
+
+/// Serves a connection of HTTP/1.1.
+async fn converse_plainly<S>(
+    stream: S,
+    stopped: watch::Receiver<bool>,
+    visit: Arc<Visit>,
+) -> Result<(), BoxError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let is_ending = AtomicBool::new(false);
+    let answer = |request| {
+        let visit = visit.clone();
+        async move { answer(&visit, request).await }
+    };
+    let plain = Plain::new(stream).serve(answer, &is_ending);
+    let end = |_: Pin<&mut _>| is_ending.store(true, Ordering::Relaxed);
+    match until_stopped(plain, stopped.clone(), end).await? {
+        // What is rare lies in a box, so that the future of what is common is small.
+        Some(other) => Box::pin(converse_fully(other, stopped, visit)).await,
+        None => Ok(()),
+    }
+}
+
+/// Serves a connection of HTTP/2; tells why it has ended.
+async fn converse_in_streams<S>(stream: S, stopped: watch::Receiver<bool>, visit: Arc<Visit>) -> String
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let is_ending = AtomicBool::new(false);
+    let stream = Wary::new(stream, visit.desk().floods.clone());
+    let accept = |request: Request<http2::Incoming>, exchange: Exchange| {
+        let answering = visit.clone();
+        // A task is moved several times until it runs; what is boxed is not.
+        let answer = Box::pin(async move { completed(answer(&answering, request.map(Prompt::new)).await) });
+        tokio::spawn(Attended::new(visit.clone(), exchange.answer(answer)));
+    };
+    let end = |_: Pin<&mut _>| is_ending.store(true, Ordering::Relaxed);
+    until_stopped(http2::serve(stream, accept, &is_ending), stopped, end).await
 }
 
 /// Serves what a connection brings from the first request on that is not plain.
@@ -304,18 +299,17 @@ fn http1() -> http1::Builder {
     http1
 }
 
-fn http2(visit: Arc<Visit>) -> http2::Builder<Attend> {
-    let mut http2 = http2::Builder::new(Attend(visit));
-    http2
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .max_header_list_size(MAX_HEADER_LIST_BYTES)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_ERROR_RESETS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW);
-    http2
+/// An answer with its date and its length, which one of a node has already. gRPC has no use for a length.
+fn completed(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    let length = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream());
+    let headers = response.headers_mut();
+    headers.entry(header::DATE).or_insert_with(date::now);
+    if request::Protocol::of(headers) == request::Protocol::Rest
+        && let Some(length) = length
+    {
+        headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    response
 }
 
 /// Waits until the client has said which protocol it speaks.

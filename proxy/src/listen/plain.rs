@@ -22,13 +22,9 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use self::{
-    date::Date,
-    head::{Found, Framing, find, write_head},
-};
+use self::head::{Found, Framing, find, write_head};
 use super::{HEADER_TIMEOUT, SHORT_BYTES, after_others};
 
-mod date;
 mod head;
 
 /// What is read at once; a body that is longer is read to its end.
@@ -45,7 +41,6 @@ pub(super) struct Plain<S> {
     read: BytesMut,
     /// What is to be written.
     out: Vec<u8>,
-    date: Date,
 }
 
 /// What a connection brought, from the first request that is not plain, and what brings the rest.
@@ -68,7 +63,7 @@ enum Next {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Plain<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, read: BytesMut::new(), out: Vec::new(), date: Date::default() }
+        Self { stream, read: BytesMut::new(), out: Vec::new() }
     }
 
     /// Serves the connection with what `answer` makes of its requests: to its end, until one was answered after it
@@ -195,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Plain<S> {
         let (head, body) = response.into_parts();
         let mut body = pin!(body);
         let framing = Framing::of(head.status, body.size_hint().exact());
-        write_head(&mut self.out, &head, framing, is_last, &mut self.date);
+        write_head(&mut self.out, &head, framing, is_last);
         let mut sent = 0;
         while framing != Framing::Nothing && !body.is_end_stream() {
             let frame = poll_fn(|cx| match body.as_mut().poll_frame(cx) {

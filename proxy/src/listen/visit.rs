@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -116,19 +115,6 @@ impl<F: Future> Future for Attended<F> {
         }
         *this.turn = None;
         this.work.poll(cx)
-    }
-}
-
-/// Spawns what is done for single requests of a connection.
-#[derive(Clone, Debug)]
-pub(super) struct Attend(pub(super) Arc<Visit>);
-
-impl<F> Executor<F> for Attend
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, work: F) {
-        tokio::spawn(Attended::new(self.0.clone(), work));
     }
 }
 

@@ -17,11 +17,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{
-    PREFACE,
-    ahead::Ahead,
-    floods::{Floods, Wait},
-};
+use super::floods::{Floods, Wait};
+use qdrant_router_http2::PREFACE;
 
 /// What is read at once of a connection that is not trusted, and from where on it is.
 const LEAST: usize = 512;
@@ -52,7 +49,6 @@ const HEADERS: u8 = 1;
 #[derive(Debug)]
 pub(super) struct Wary<S> {
     stream: S,
-    ahead: Ahead,
     frames: Frames,
     floods: Floods,
     wait: Option<Wait>,
@@ -100,7 +96,7 @@ struct Count {
 impl<S> Wary<S> {
     /// Reads from `stream`, a connection of the worker whose floods wait in `floods`.
     pub(super) fn new(stream: S, floods: Floods) -> Self {
-        Self { stream, ahead: Ahead::default(), frames: Frames::new(), floods, wait: None, read: 0 }
+        Self { stream, frames: Frames::new(), floods, wait: None, read: 0 }
     }
 }
 
@@ -108,11 +104,11 @@ impl<S: AsyncRead + Unpin> Wary<S> {
     fn poll_piece(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let piece = self.frames.piece;
         if piece >= TRUSTED {
-            return self.ahead.poll_read(&mut self.stream, cx, buffer);
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
         }
         let mut bytes = [0; TRUSTED];
         let mut part = ReadBuf::new(&mut bytes[..piece.min(buffer.remaining())]);
-        ready!(self.ahead.poll_read(&mut self.stream, cx, &mut part))?;
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
         buffer.put_slice(part.filled());
         Poll::Ready(Ok(()))
     }
@@ -288,7 +284,6 @@ mod tests {
         let mut turns = 0;
         {
             let mut all = std::pin::pin!(async {
-                // As much at once as a server reads.
                 let mut buffer = [0; 8 << 10];
                 while let length @ 1.. = wary.read(&mut buffer).await.expect("a pipe") {
                     read.extend_from_slice(&buffer[..length]);

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
 use http_body_util::Full;
 use smallvec::SmallVec;
 
-use super::{super::MAX_HEADERS, date::Date};
+use super::super::{MAX_HEADERS, date};
 
 /// A longer head is not plain.
 const MAX_HEAD_BYTES: usize = 8 << 10;
@@ -160,13 +160,7 @@ impl Framing {
 }
 
 /// Writes the head of an answer.
-pub(super) fn write_head(
-    out: &mut Vec<u8>,
-    head: &response::Parts,
-    framing: Framing,
-    is_last: bool,
-    date: &mut Date,
-) {
+pub(super) fn write_head(out: &mut Vec<u8>, head: &response::Parts, framing: Framing, is_last: bool) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(head.status.as_str().as_bytes());
     out.push(b' ');
@@ -190,7 +184,7 @@ pub(super) fn write_head(
         Framing::Chunks => write_line(out, "transfer-encoding", b"chunked"),
     }
     if !has_date {
-        write_line(out, "date", date.now().as_bytes());
+        write_line(out, "date", date::now().as_bytes());
     }
     if is_last {
         write_line(out, "connection", b"close");
