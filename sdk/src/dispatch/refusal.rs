@@ -103,14 +103,16 @@ impl Failure {
                 format!("qdrant-router: {outcome}; tried {}", attempts.join("; "))
             }
             Self::UnknownNode { name, known } if known.is_empty() => {
-                format!("qdrant-router: no node is named `{name}`, and none is known yet")
+                format!("qdrant-router: no node is named `{}`, and none is known yet", quoted(name))
             }
             Self::UnknownNode { name, known } => format!(
-                "qdrant-router: no node is named `{name}`; `x-qdrant-node` takes the pod name or the peer id of one of {}",
+                "qdrant-router: no node is named `{}`; `x-qdrant-node` takes the pod name or the peer id of one of {}",
+                quoted(name),
                 known.join(", ")
             ),
             Self::UnknownPolicy(wish) => format!(
-                "qdrant-router: `x-qdrant-router-retry-writes` is `never`, `idempotent` or `always`, not `{wish}`"
+                "qdrant-router: `x-qdrant-router-retry-writes` is `never`, `idempotent` or `always`, not `{}`",
+                quoted(wish)
             ),
             Self::NotForAllNodes => {
                 "qdrant-router: `x-qdrant-node: all` is for making and listing snapshots; name one node for anything else"
@@ -128,6 +130,13 @@ impl Failure {
             Self::ClientGone(reason) => format!("qdrant-router: the request ended early: {reason}"),
         }
     }
+}
+
+/// So many characters of what a client said are said back to it: the name of a pod is no longer.
+const MAX_QUOTED: usize = 253;
+
+fn quoted(text: &str) -> &str {
+    text.char_indices().nth(MAX_QUOTED).map_or(text, |(end, _)| &text[..end])
 }
 
 // Codes of gRPC.
