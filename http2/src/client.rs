@@ -100,6 +100,10 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin>(shared: Arc<Shared>, stream: S
 impl Connection {
     /// Opens a stream for a request. `body` is all of its body, and taken if the stream is opened; or `None` where it is
     /// still to come.
+    ///
+    /// # Errors
+    ///
+    /// When the server takes no more streams: for now, of which [`room`](Self::room) tells the end, or on this connection.
     pub fn open(&self, request: Outgoing<'_>, body: &mut Option<Bytes>) -> Result<Stream, Unopened> {
         let id = self.shared.streams().open(request, body)?;
         self.under_way.fetch_add(1, Ordering::Relaxed);

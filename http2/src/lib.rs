@@ -8,6 +8,44 @@
 //! There is a [`client`] and a [`server`]. Both share the protocol without I/O ([`Streams`](streams::Streams)), and the
 //! one task per connection that reads and writes ([`Driver`](driver::Driver)).
 //!
+//! ```
+//! use std::{future::poll_fn, sync::atomic::AtomicBool};
+//!
+//! use bytes::Bytes;
+//! use http::{HeaderMap, Method, Response};
+//! use http_body_util::Full;
+//! use qdrant_router_http2::{
+//!     client::{self, Next, Outgoing},
+//!     server::{self, Exchange},
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (ours, theirs) = tokio::io::duplex(64);
+//! tokio::spawn(async move {
+//!     let accept = |_, exchange: Exchange| {
+//!         tokio::spawn(exchange.answer(async { Response::new(Full::new(Bytes::from("hello"))) }));
+//!     };
+//!     server::serve(theirs, accept, &AtomicBool::new(false)).await
+//! });
+//!
+//! let (connection, driver) = client::connect(ours);
+//! tokio::spawn(driver);
+//! let request = Outgoing {
+//!     method: &Method::GET,
+//!     is_encrypted: false,
+//!     authority: "127.0.0.1:6333",
+//!     path: "/",
+//!     headers: &HeaderMap::new(),
+//!     is_left_out: &|_| false,
+//! };
+//! let mut stream = connection.open(request, &mut Some(Bytes::new())).expect("the first one");
+//! assert_eq!(poll_fn(|cx| stream.poll_head(cx)).await?.status(), 200);
+//! assert_eq!(poll_fn(|cx| stream.poll_next(cx)).await?, Next::Data("hello".into()));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! It is made for [qdrant-router](https://docs.rs/qdrant-router), whose needs alone it follows: no pushes, no
 //! priorities, no tunnels.
 
