@@ -102,11 +102,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if self.poll_silence(cx).is_ready() {
             return Poll::Ready(format!("the {} is silent", self.shared.streams().other()));
         }
-        let may_read = self.shared.streams().may_read();
+        // What is there to be written goes first, as somebody waits for it.
+        let written = self.write(cx);
+        let may_read = written.is_err() || self.shared.streams().may_read();
         if may_read && let Poll::Ready(reason) = self.poll_read(cx) {
             return Poll::Ready(reason);
         }
-        if let Err(error) = self.write(cx) {
+        if let Err(error) = written.and_then(|()| self.write(cx)) {
             // Whatever has come tells more.
             let reason = self.poll_read(cx);
             return Poll::Ready(if let Poll::Ready(reason) = reason { reason } else { error.to_string() });

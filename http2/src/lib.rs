@@ -51,7 +51,7 @@
 
 use http::{HeaderName, header};
 
-pub use self::frame::PREFACE;
+pub use self::{frame::PREFACE, turns::after_others};
 
 pub mod client;
 pub mod server;
@@ -64,6 +64,7 @@ mod outbox;
 mod streams;
 #[cfg(test)]
 mod testing;
+mod turns;
 
 /// Whether a header concerns a connection of HTTP/1.1, and has no place in HTTP/2 (RFC 9113, 8.2.2).
 #[must_use]

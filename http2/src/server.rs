@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::{
     driver::{self, Driver, Patience, Shared},
     streams::{Accepted, Broken, Limits, Next, Sent, Streams},
+    turns::after_others,
 };
 
 /// Uploads should not wait for a round trip per 64 KiB; what nobody has read of them takes no more than the connection's
@@ -113,24 +114,22 @@ impl Exchange {
         (request.map(|()| Incoming(source)), Self { shared: shared.clone(), id })
     }
 
-    /// Sends what `answer` comes to, unless the client gives the request up before.
+    /// Sends what `answer` comes to, unless the client gives the request up before. What is left of it then is cleared away
+    /// after it has gone out.
     pub async fn answer<A, B>(self, answer: A)
     where
         A: Future<Output = Response<B>>,
         B: Body<Data = Bytes>,
     {
-        let response = {
-            let mut answer = pin!(answer);
-            poll_fn(|cx| {
-                // Before it is begun, too: its client may have gone while others had their turn.
-                if self.poll_unwanted(cx).is_ready() {
-                    return Poll::Ready(None);
-                }
-                answer.as_mut().poll(cx).map(Some)
-            })
-            .await
-        };
-        if let Some(response) = response {
+        let mut answer = pin!(answer);
+        let response = poll_fn(|cx| {
+            // Before it is begun, too: its client may have gone while others had their turn.
+            if self.poll_unwanted(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            answer.as_mut().poll(cx).map(Some)
+        });
+        if let Some(response) = response.await {
             self.send(response).await;
         }
     }
@@ -140,27 +139,31 @@ impl Exchange {
         let mut body = pin!(body);
         let is_bodiless = body.is_end_stream();
         self.shared.streams().answer(self.id, head.status, &head.headers, is_bodiless);
-        if is_bodiless {
-            return;
+        if !is_bodiless {
+            self.send_body(body.as_mut()).await;
         }
-        loop {
+        after_others().await;
+    }
+
+    async fn send_body<B: Body<Data = Bytes>>(&self, mut body: Pin<&mut B>) {
+        let trailers = loop {
             let frame = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
                 Poll::Ready(frame) => Poll::Ready(Some(frame)),
                 Poll::Pending => self.poll_unwanted(cx).map(|()| None),
             });
             let frame = match frame.await {
                 None | Some(Some(Err(_))) => return,
-                Some(None) => break self.shared.streams().finish(self.id, None),
+                Some(None) => break None,
                 Some(Some(Ok(frame))) => frame,
             };
             let mut data = match frame.into_data() {
                 Ok(data) => data,
-                Err(frame) => break self.shared.streams().finish(self.id, frame.into_trailers().ok()),
+                Err(frame) => break frame.into_trailers().ok(),
             };
             let is_last = body.is_end_stream();
             if data.is_empty() {
                 match is_last {
-                    true => break self.shared.streams().finish(self.id, None),
+                    true => break None,
                     false => continue,
                 }
             }
@@ -168,9 +171,10 @@ impl Exchange {
                 driver::ready(self.shared.streams().send(self.id, &mut data, is_last, cx.waker()))
             });
             if sent.await == Sent::Nowhere || is_last {
-                break;
+                return;
             }
-        }
+        };
+        self.shared.streams().finish(self.id, trailers);
     }
 
     /// Ready when the client has given the request up.

@@ -275,19 +275,6 @@ async fn until_stopped<C: Future>(
     .await
 }
 
-/// Resolves after the tasks that can run now have run.
-async fn after_others() {
-    let mut is_due = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut is_due, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 fn http1() -> http1::Builder {
     let mut http1 = http1::Builder::new();
     http1

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
+    future::Future,
     pin::Pin,
     sync::{
         Arc,
@@ -128,15 +128,9 @@ impl Transport {
     /// them and finds the others there, where it would otherwise fall asleep between two and have to be woken for each.
     /// Connections of gRPC gather by themselves.
     pub(crate) async fn gather(&self, protocol: Protocol) {
-        let mut is_due = !self.is_alone || protocol == Protocol::Grpc;
-        poll_fn(|cx| {
-            if std::mem::replace(&mut is_due, true) {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
+        if self.is_alone && protocol == Protocol::Rest {
+            http2::after_others().await;
+        }
     }
 
     /// Sends the request of `head` with `body` to the node at `address`. Path and query go out as they came in; headers

@@ -17,13 +17,14 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 use qdrant_router::request::BoxError;
+use qdrant_router_http2::after_others;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, Sleep, sleep_until},
 };
 
 use self::head::{Found, Framing, find, write_head};
-use super::{HEADER_TIMEOUT, SHORT_BYTES, after_others};
+use super::{HEADER_TIMEOUT, SHORT_BYTES};
 
 mod head;
 
