@@ -2,11 +2,11 @@
 //!
 //! A general implementation keeps requests and answers in types of its own, and moves each frame through several tasks,
 //! queues and state machines. Of one that passes them on less is asked: headers are encoded from where they are, a body
-//! that is there goes out with its head, and what comes is cut out of the bytes that were read. Both sides together take
-//! half the instructions of a request that passes.
+//! that is there goes out with its head, and what comes is cut out of the bytes that were read. A request that passes takes
+//! half the instructions so.
 //!
-//! There is a [`client`] and a [`server`]. Both share the protocol without I/O ([`Streams`](streams::Streams)), and the
-//! one task per connection that reads and writes ([`Driver`](driver::Driver)).
+//! There is a [`client`] and a [`server`]. Both share the protocol without I/O (`Streams`), and the
+//! one task per connection that reads and writes (`Driver`).
 //!
 //! ```
 //! use std::{future::poll_fn, sync::atomic::AtomicBool};
