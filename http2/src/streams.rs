@@ -496,6 +496,14 @@ impl Streams {
         self.give(stream.unread());
     }
 
+    /// A stream is over, of which somebody may still have to take notice.
+    fn conclude(&mut self, id: u32) {
+        self.closed();
+        if self.streams.get(&id).is_some_and(|stream| stream.is_left) {
+            self.forget(id);
+        }
+    }
+
     /// A stream is over, which makes room for another.
     fn closed(&mut self) {
         debug_assert!(self.open > 0, "a stream is over once");
@@ -515,16 +523,12 @@ impl Streams {
         if is_early && matches!(self.side, Side::Client(_)) {
             return;
         }
-        let is_left = stream.is_left;
         if is_early {
             // The rest of a request that is answered is not wanted.
             stream.break_off(false, "it was answered before its end");
             self.reset(id, Reason::NO_ERROR);
         }
-        self.closed();
-        if is_left {
-            self.forget(id);
-        }
+        self.conclude(id);
     }
 
     /// The other side may send so much more on a stream.

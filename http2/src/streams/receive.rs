@@ -281,11 +281,7 @@ impl Streams {
         let what = format!("the {other} reset the stream: {reason}");
         // After an answer that is complete it says that the rest of the request is not wanted.
         stream.break_off(reason == Reason::REFUSED_STREAM, &what);
-        let is_left = stream.is_left;
-        self.closed();
-        if is_left {
-            self.forget(id);
-        }
+        self.conclude(id);
         self.give_up(id)
     }
 
@@ -299,12 +295,8 @@ impl Streams {
             return Ok(());
         };
         stream.break_off(false, &format!("{message} makes no sense: {what}"));
-        let is_left = stream.is_left;
-        self.closed();
         self.reset(id, reason);
-        if is_left {
-            self.forget(id);
-        }
+        self.conclude(id);
         self.offence()
     }
 
