@@ -6,7 +6,9 @@ use std::{
 };
 
 use bytes::{BufMut, BytesMut};
+use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::{
     io::{AsyncWriteExt, DuplexStream},
     sync::{Notify, mpsc},
@@ -94,43 +96,14 @@ fn post(stream: u32, ends_stream: bool) -> Vec<u8> {
     frame(kind::HEADERS, flag::END_HEADERS | end, stream, &[0x83, 0x86, 0x84])
 }
 
-fn response(body: &'static str) -> Response<Whole> {
-    Response::new(Whole(Bytes::from_static(body.as_bytes())))
+fn response(body: &'static str) -> Response<Full<Bytes>> {
+    Response::new(Full::from(body))
 }
 
-/// A body that is there.
-struct Whole(Bytes);
-
-impl Body for Whole {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let data = std::mem::take(&mut self.0);
-        Poll::Ready((!data.is_empty()).then_some(Ok(Frame::data(data))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-async fn next(body: &mut Incoming) -> Option<Result<Frame<Bytes>, Broken>> {
-    in_time(poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx))).await
-}
-
-async fn collected(mut body: Incoming) -> Result<(Vec<u8>, Option<HeaderMap>), Broken> {
-    let mut data = Vec::new();
-    while let Some(frame) = next(&mut body).await {
-        match frame?.into_data() {
-            Ok(piece) => data.extend_from_slice(&piece),
-            Err(frame) => return Ok((data, frame.into_trailers().ok())),
-        }
-    }
-    Ok((data, None))
+async fn collected(body: Incoming) -> Result<(Vec<u8>, Option<HeaderMap>), Broken> {
+    let collected = in_time(body.collect()).await?;
+    let trailers = collected.trailers().cloned();
+    Ok((collected.to_bytes().into(), trailers))
 }
 
 // === against a client of another make ===
@@ -235,7 +208,7 @@ async fn a_client_that_leaves_is_noticed_by_those_who_answer() {
     let (_, other) = served.request().await;
     drop(served.client);
     assert_eq!(served.driver.await.expect("no panic"), "the connection was closed");
-    let never = std::future::pending::<Response<Whole>>;
+    let never = std::future::pending::<Response<Full<Bytes>>>;
     in_time(exchange.answer(never())).await;
     in_time(other.answer(never())).await;
     collected(first.into_body()).await.expect_err("half a body");
@@ -272,7 +245,7 @@ async fn a_body_comes_with_its_trailers_and_its_length() {
     assert_eq!(body.size_hint().exact(), Some(9));
     let padded = frame(kind::DATA, flag::PADDED, 1, b"\x03half...");
     served.say(&padded).await;
-    assert_eq!(next(&mut body).await.expect("data").expect("data").into_data().expect("data"), "half");
+    assert_eq!(in_time(body.frame()).await.expect("data").expect("data").into_data().expect("data"), "half");
     assert_eq!(body.size_hint().exact(), Some(5));
     let trailers = frame(kind::HEADERS, 5, 1, &[0x40, 1, b'a', 1, b'b']);
     served.say(&[frame(kind::DATA, 0, 1, b" done"), trailers].concat()).await;
@@ -289,54 +262,29 @@ async fn who_gives_up_is_not_answered() {
     let mut served = greeted().await;
     served.say(&post(1, true)).await;
     let (_, exchange) = served.request().await;
-    let answering = tokio::spawn(exchange.answer(std::future::pending::<Response<Whole>>()));
+    let answering = tokio::spawn(exchange.answer(std::future::pending::<Response<Full<Bytes>>>()));
     tokio::task::yield_now().await;
     served.say(&reset(1, Reason::CANCEL)).await;
     in_time(answering).await.expect("no panic");
     // Nor is one whose answer has begun.
     served.say(&post(3, true)).await;
     let (_, exchange) = served.request().await;
-    let answering = tokio::spawn(exchange.answer(async { Response::new(Endless) }));
+    let endless = stream::pending::<Result<Frame<Bytes>, Infallible>>();
+    let answering = tokio::spawn(exchange.answer(async { Response::new(StreamBody::new(endless)) }));
     assert_eq!(served.hear().await.0.kind, kind::HEADERS);
     served.say(&reset(3, Reason::CANCEL)).await;
     in_time(answering).await.expect("no panic");
     assert!(served.is_alive().await);
 }
 
-/// A body of which nothing comes.
-struct Endless;
-
-impl Body for Endless {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Pending
-    }
-}
-
 /// Who breaks off tells the client so, and never ends an answer as if it were whole.
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_reset() {
-    struct Breaks;
-    impl Body for Breaks {
-        type Data = Bytes;
-        type Error = &'static str;
-
-        fn poll_frame(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-            Poll::Ready(Some(Err("it is gone")))
-        }
-    }
+    let breaks = stream::iter([Err::<Frame<Bytes>, _>("it is gone")]);
     let mut served = greeted().await;
     served.say(&[post(1, true), post(3, true)].concat()).await;
     let (_, exchange) = served.request().await;
-    exchange.answer(async { Response::new(Breaks) }).await;
+    exchange.answer(async { Response::new(StreamBody::new(breaks)) }).await;
     assert_eq!(served.hear().await.0.kind, kind::HEADERS);
     let internal_error = 2_u32.to_be_bytes();
     let (head, payload) = served.hear().await;
@@ -378,11 +326,7 @@ async fn an_early_answer_ends_the_request() {
 #[tokio::test]
 async fn an_answer_that_nobody_reads_waits_for_its_window() {
     let mut served = greeted().await;
-    let long = || {
-        let mut response = response("");
-        response.body_mut().0 = Bytes::from(vec![7; 100_000]);
-        response
-    };
+    let long = || Response::new(Full::from(vec![7; 100_000]));
     served.say(&post(1, true)).await;
     let (_, exchange) = served.request().await;
     exchange.answer(async { long() }).await;
@@ -447,7 +391,7 @@ async fn what_is_given_up_in_time_is_not_begun() {
     let (_, exchange) = served.request().await;
     served.say(&reset(1, Reason::CANCEL)).await;
     assert!(served.is_alive().await);
-    let begun = async || -> Response<Whole> { panic!("it was begun") };
+    let begun = async || -> Response<Full<Bytes>> { panic!("it was begun") };
     exchange.answer(begun()).await;
 }
 
@@ -663,7 +607,7 @@ async fn requests_that_make_no_sense_are_reset_and_others_are_served() {
         );
         let error = collected(request.into_body()).await.expect_err(what);
         assert!(error.to_string().starts_with("the request of the client makes no sense"), "{error}");
-        in_time(exchange.answer(std::future::pending::<Response<Whole>>())).await;
+        in_time(exchange.answer(std::future::pending::<Response<Full<Bytes>>>())).await;
         stream += 2;
     }
     // Tunnels and paths that are none of Qdrant's are for whoever answers.
