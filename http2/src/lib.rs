@@ -66,6 +66,13 @@ mod streams;
 mod testing;
 mod turns;
 
+/// What `content-length` says: digits alone, and no more than there can be.
+#[must_use]
+pub fn length(value: &[u8]) -> Option<u64> {
+    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
+}
+
 /// Whether a header concerns a connection of HTTP/1.1, and has no place in HTTP/2 (RFC 9113, 8.2.2).
 #[must_use]
 pub fn is_of_one_connection(name: &HeaderName) -> bool {

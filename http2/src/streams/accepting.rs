@@ -12,7 +12,7 @@ use super::{
 use crate::{
     frame::{PREFACE, Reason, kind},
     hpack::{self, Encoder},
-    is_of_one_connection,
+    is_of_one_connection, length,
 };
 
 /// Requests that a client may give up before anybody has looked at them, and errors that it may make.
@@ -125,7 +125,7 @@ impl Streams {
             return if ends_stream { self.offence() } else { self.refuse(id, Reason::NO_ERROR) };
         }
         let Some(request) = fields.request() else { return self.refuse(id, Reason::PROTOCOL_ERROR) };
-        let Ok(left) = length(request.headers()) else { return self.refuse(id, Reason::PROTOCOL_ERROR) };
+        let Ok(left) = announced(request.headers()) else { return self.refuse(id, Reason::PROTOCOL_ERROR) };
         if ends_stream && left.is_some_and(|left| left > 0) {
             return self.refuse(id, Reason::PROTOCOL_ERROR);
         }
@@ -317,13 +317,11 @@ fn encode_status(encoder: &mut Encoder, block: &mut Vec<u8>, status: StatusCode)
     }
 }
 
-/// What `content-length` says.
-fn length(headers: &HeaderMap) -> Result<Option<u64>, NoLength> {
+/// How long a body is, where its head tells.
+fn announced(headers: &HeaderMap) -> Result<Option<u64>, NoLength> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(length) = lengths.next() else { return Ok(None) };
-    let is_number = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
-    let number = length.to_str().ok().filter(|_| is_number).and_then(|text| text.parse().ok());
-    match (number, lengths.next()) {
+    let Some(first) = lengths.next() else { return Ok(None) };
+    match (length(first.as_bytes()), lengths.next()) {
         (Some(number), None) => Ok(Some(number)),
         _ => Err(NoLength),
     }

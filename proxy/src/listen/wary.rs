@@ -15,10 +15,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use qdrant_router_http2::PREFACE;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::floods::{Floods, Wait};
-use qdrant_router_http2::PREFACE;
 
 /// What is read at once of a connection that is not trusted, and from where on it is.
 const LEAST: usize = 512;

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use qdrant_router_http2 as http2;
 use smallvec::SmallVec;
 
 use super::is_of_one_connection;
@@ -177,7 +178,8 @@ pub(super) fn take_head(read: &mut BytesMut, is_answer_to_head: bool) -> Result<
         match name {
             header::CONNECTION => has_connection = true,
             header::CONTENT_LENGTH => {
-                let said = length_of(&value)?;
+                let said =
+                    http2::length(value.as_bytes()).ok_or(Malformed("its length is not one number"))?;
                 // In one voice, and to the client once.
                 if length.replace(said).is_some_and(|before| before != said) {
                     return Err(Malformed("its length is not one number"));
@@ -220,13 +222,6 @@ pub(super) fn take_head(read: &mut BytesMut, is_answer_to_head: bool) -> Result<
     };
     is_kept &= framing != Framing::UntilClose;
     Ok(Some(Head { status, headers, framing, is_kept }))
-}
-
-/// What `Content-Length` says.
-fn length_of(value: &HeaderValue) -> Result<u64, Malformed> {
-    let is_number = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
-    let length = value.to_str().ok().filter(|_| is_number).and_then(|text| text.parse().ok());
-    length.ok_or(Malformed("its length is not one number"))
 }
 
 // === impl Framing ===

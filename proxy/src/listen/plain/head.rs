@@ -5,6 +5,7 @@ use std::{mem::MaybeUninit, ops::Range};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header, response};
 use http_body_util::Full;
+use qdrant_router_http2 as http2;
 use smallvec::SmallVec;
 
 use super::super::{MAX_HEADERS, date};
@@ -76,7 +77,8 @@ pub(super) fn find(read: &mut BytesMut) -> Found {
         let Ok(name) = HeaderName::from_bytes(line.name.as_bytes()) else { return Found::Other };
         match name {
             header::CONTENT_LENGTH => {
-                let length = length(line.value).filter(|&length| length <= MAX_BODY_BYTES);
+                let length = http2::length(line.value).and_then(|length| usize::try_from(length).ok());
+                let length = length.filter(|&length| length <= MAX_BODY_BYTES);
                 if length.is_none() || body_length.is_some() {
                     return Found::Other;
                 }
@@ -112,11 +114,6 @@ fn method(name: &str) -> Option<Method> {
         "DELETE" => Method::DELETE,
         _ => return None,
     })
-}
-
-fn length(digits: &[u8]) -> Option<usize> {
-    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(digits).ok().filter(|_| is_number)?.parse().ok()
 }
 
 /// The request without its body; `None` where it has a target or a value that none can have.
