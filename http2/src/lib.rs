@@ -24,7 +24,7 @@
 //! let (ours, theirs) = tokio::io::duplex(64);
 //! tokio::spawn(async move {
 //!     let accept = |_, exchange: Exchange| {
-//!         tokio::spawn(exchange.answer(async { Response::new(Full::new(Bytes::from("hello"))) }));
+//!         tokio::spawn(exchange.answer(async || { Response::new(Full::new(Bytes::from("hello"))) }));
 //!     };
 //!     server::serve(theirs, accept, &AtomicBool::new(false)).await
 //! });

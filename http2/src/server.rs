@@ -116,12 +116,11 @@ impl Exchange {
 
     /// Sends what `answer` comes to, unless the client gives the request up before. What is left of it then is cleared away
     /// after it has gone out.
-    pub async fn answer<A, B>(self, answer: A)
-    where
-        A: Future<Output = Response<B>>,
-        B: Body<Data = Bytes>,
-    {
-        let mut answer = pin!(answer);
+    ///
+    /// The future of `answer` is made where it stays: one that was handed over would be copied, with all the room that it
+    /// has for later.
+    pub async fn answer<B: Body<Data = Bytes>>(self, answer: impl AsyncFnOnce() -> Response<B>) {
+        let mut answer = pin!(answer());
         let response = poll_fn(|cx| {
             // Before it is begun, too: its client may have gone while others had their turn.
             if self.poll_unwanted(cx).is_ready() {

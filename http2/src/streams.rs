@@ -59,7 +59,7 @@ pub(crate) struct Limits {
 pub(crate) struct Streams {
     side: Side,
     limits: &'static Limits,
-    streams: FxHashMap<u32, Stream>,
+    streams: FxHashMap<u32, Box<Stream>>,
     end: Option<End>,
     /// Who drives the connection.
     driver: Option<Waker>,

@@ -210,9 +210,15 @@ where
     let stream = Wary::new(stream, visit.desk().floods.clone());
     let accept = |request: Request<http2::Incoming>, exchange: Exchange| {
         let answering = visit.clone();
-        // A task is moved several times until it runs; what is boxed is not.
-        let answer = Box::pin(async move { completed(answer(&answering, request.map(Prompt::new)).await) });
-        tokio::spawn(Attended::new(visit.clone(), exchange.answer(answer)));
+        // A task is moved several times until it runs, with all the room that it has for later. What is boxed is not; and
+        // where the box is there before, it is made inside.
+        let task = Box::new_uninit();
+        let answer = async move || {
+            let mut response = answer(&answering, request.map(Prompt::new)).await;
+            complete(&mut response);
+            response
+        };
+        tokio::spawn(Box::into_pin(Box::write(task, Attended::new(visit.clone(), exchange.answer(answer)))));
     };
     let end = |_: Pin<&mut _>| is_ending.store(true, Ordering::Relaxed);
     until_stopped(http2::serve(stream, accept, &is_ending), stopped, end).await
@@ -286,8 +292,8 @@ fn http1() -> http1::Builder {
     http1
 }
 
-/// An answer with its date and its length, which one of a node has already. gRPC has no use for a length.
-fn completed(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+/// Gives an answer its date and its length, which one of a node has already. gRPC has no use for a length.
+fn complete(response: &mut Response<ResponseBody>) {
     let length = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream());
     let headers = response.headers_mut();
     headers.entry(header::DATE).or_insert_with(date::now);
@@ -296,7 +302,6 @@ fn completed(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
     {
         headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
     }
-    response
 }
 
 /// Waits until the client has said which protocol it speaks.

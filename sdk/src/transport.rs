@@ -148,8 +148,10 @@ impl Transport {
                 let begun = Begun::default();
                 let flag = begun.clone();
                 let (pool, request) = (upstream.rest.clone(), upstream.rest.outgoing(head, body));
-                let future = Box::pin(async move { pool.exchange(request, &flag).await });
-                Exchange::Rest { future, begun }
+                // Made inside its box, and not copied into it.
+                let exchange = Box::new_uninit();
+                let exchange = Box::write(exchange, async move { pool.exchange(request, &flag).await });
+                Exchange::Rest { future: Box::into_pin(exchange), begun }
             }
             Protocol::Grpc => Exchange::Grpc(upstream.grpc.send(head, body)),
         }

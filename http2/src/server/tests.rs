@@ -134,7 +134,7 @@ fn echoing(room: usize) -> (DuplexStream, JoinHandle<String>) {
     let (client, stream) = tokio::io::duplex(room);
     let driver = tokio::spawn(async move {
         let accept = |request: Request<Incoming>, exchange: Exchange| {
-            tokio::spawn(exchange.answer(async move {
+            tokio::spawn(exchange.answer(async move || {
                 assert_eq!((request.uri().path(), request.method()), ("/qdrant.Points/Query", &Method::POST));
                 let (head, body) = request.into_parts();
                 let mut response = Response::new(Echo(body, false));
@@ -209,8 +209,8 @@ async fn a_client_that_leaves_is_noticed_by_those_who_answer() {
     drop(served.client);
     assert_eq!(served.driver.await.expect("no panic"), "the connection was closed");
     let never = std::future::pending::<Response<Full<Bytes>>>;
-    in_time(exchange.answer(never())).await;
-    in_time(other.answer(never())).await;
+    in_time(exchange.answer(never)).await;
+    in_time(other.answer(never)).await;
     collected(first.into_body()).await.expect_err("half a body");
 }
 
@@ -224,7 +224,7 @@ async fn a_short_request_is_there_as_a_whole_and_its_answer_goes_out_as_one() {
     assert_eq!(request.body().size_hint().exact(), Some(5));
     assert_eq!(request.uri(), "/");
     assert_eq!(collected(request.into_body()).await.expect("a body"), (b"asked".to_vec(), None));
-    exchange.answer(async { response("told") }).await;
+    exchange.answer(async || response("told")).await;
     let (head, block) = served.hear().await;
     assert_eq!((head.kind, head.flags, head.stream, &block[..]), (kind::HEADERS, 4, 1, &[0x88][..]));
     let (head, data) = served.hear().await;
@@ -262,7 +262,7 @@ async fn who_gives_up_is_not_answered() {
     let mut served = greeted().await;
     served.say(&post(1, true)).await;
     let (_, exchange) = served.request().await;
-    let answering = tokio::spawn(exchange.answer(std::future::pending::<Response<Full<Bytes>>>()));
+    let answering = tokio::spawn(exchange.answer(std::future::pending::<Response<Full<Bytes>>>));
     tokio::task::yield_now().await;
     served.say(&reset(1, Reason::CANCEL)).await;
     in_time(answering).await.expect("no panic");
@@ -270,7 +270,7 @@ async fn who_gives_up_is_not_answered() {
     served.say(&post(3, true)).await;
     let (_, exchange) = served.request().await;
     let endless = stream::pending::<Result<Frame<Bytes>, Infallible>>();
-    let answering = tokio::spawn(exchange.answer(async { Response::new(StreamBody::new(endless)) }));
+    let answering = tokio::spawn(exchange.answer(async || Response::new(StreamBody::new(endless))));
     assert_eq!(served.hear().await.0.kind, kind::HEADERS);
     served.say(&reset(3, Reason::CANCEL)).await;
     in_time(answering).await.expect("no panic");
@@ -284,7 +284,7 @@ async fn an_answer_that_breaks_off_is_reset() {
     let mut served = greeted().await;
     served.say(&[post(1, true), post(3, true)].concat()).await;
     let (_, exchange) = served.request().await;
-    exchange.answer(async { Response::new(StreamBody::new(breaks)) }).await;
+    exchange.answer(async || Response::new(StreamBody::new(breaks))).await;
     assert_eq!(served.hear().await.0.kind, kind::HEADERS);
     let internal_error = 2_u32.to_be_bytes();
     let (head, payload) = served.hear().await;
@@ -308,7 +308,7 @@ async fn an_early_answer_ends_the_request() {
         // Nobody takes its body, while it comes and after.
         drop(request);
         served.say(&frame(kind::DATA, 0, stream, &[0; 16_384]).repeat(16)).await;
-        exchange.answer(async { response("no") }).await;
+        exchange.answer(async || response("no")).await;
         let mut kinds = Vec::new();
         while let (head, payload) = served.hear().await
             && head.kind != kind::RST_STREAM
@@ -329,7 +329,7 @@ async fn an_answer_that_nobody_reads_waits_for_its_window() {
     let long = || Response::new(Full::from(vec![7; 100_000]));
     served.say(&post(1, true)).await;
     let (_, exchange) = served.request().await;
-    exchange.answer(async { long() }).await;
+    exchange.answer(async || long()).await;
     served.hear().await;
     let mut got = 0;
     while got < 65_535 {
@@ -348,7 +348,7 @@ async fn an_answer_that_nobody_reads_waits_for_its_window() {
     }
     served.say(&post(3, true)).await;
     let (_, exchange) = served.request().await;
-    exchange.answer(async { long() }).await;
+    exchange.answer(async || long()).await;
     served.hear().await;
     served.say(&reset(3, Reason::CANCEL)).await;
     assert!(served.is_alive().await);
@@ -365,7 +365,7 @@ async fn who_does_not_read_is_not_read() {
             let mut refusal = response("");
             let text = HeaderValue::try_from("x".repeat(2_000)).expect("text");
             refusal.headers_mut().insert("grpc-message", text);
-            exchange.answer(async { refusal }).await;
+            exchange.answer(async || refusal).await;
             answered += 1;
         }
         answered
@@ -392,7 +392,7 @@ async fn what_is_given_up_in_time_is_not_begun() {
     served.say(&reset(1, Reason::CANCEL)).await;
     assert!(served.is_alive().await);
     let begun = async || -> Response<Full<Bytes>> { panic!("it was begun") };
-    exchange.answer(begun()).await;
+    exchange.answer(begun).await;
 }
 
 /// An end that is told by an empty piece is one.
@@ -418,7 +418,7 @@ async fn an_empty_last_piece_ends_an_answer() {
     let mut served = greeted().await;
     served.say(&post(1, true)).await;
     let (_, exchange) = served.request().await;
-    exchange.answer(async { Response::new(Two(0)) }).await;
+    exchange.answer(async || Response::new(Two(0))).await;
     let mut ends = Vec::new();
     for _ in 0..3 {
         ends.push(served.hear().await.0.has(flag::END_STREAM));
@@ -460,10 +460,10 @@ async fn more_streams_than_may_be_are_refused_and_others_are_not() {
     for _ in 0..256 {
         exchanges.push(served.request().await.1);
     }
-    exchanges.pop().expect("one").answer(async { response("") }).await;
+    exchanges.pop().expect("one").answer(async || response("")).await;
     served.hear().await;
     served.say(&post(515, true)).await;
-    served.request().await.1.answer(async { response("") }).await;
+    served.request().await.1.answer(async || response("")).await;
     assert_eq!(served.hear().await.0.stream, 515);
 }
 
@@ -607,7 +607,7 @@ async fn requests_that_make_no_sense_are_reset_and_others_are_served() {
         );
         let error = collected(request.into_body()).await.expect_err(what);
         assert!(error.to_string().starts_with("the request of the client makes no sense"), "{error}");
-        in_time(exchange.answer(std::future::pending::<Response<Full<Bytes>>>())).await;
+        in_time(exchange.answer(std::future::pending::<Response<Full<Bytes>>>)).await;
         stream += 2;
     }
     // Tunnels and paths that are none of Qdrant's are for whoever answers.
@@ -658,10 +658,10 @@ async fn the_end_is_agreed_upon() {
     served.say(&post(5, true)).await;
     let (head, payload) = served.hear().await;
     assert_eq!((head.kind, head.stream, payload[3]), (kind::RST_STREAM, 5, 7), "it comes too late");
-    first.answer(async { response("") }).await;
+    first.answer(async || response("")).await;
     assert_eq!(served.hear().await.0.stream, 1);
     assert!(!served.driver.is_finished());
-    second.answer(async { response("") }).await;
+    second.answer(async || response("")).await;
     assert_eq!(served.hear().await.0.stream, 3);
     assert_eq!(in_time(served.driver).await.expect("no panic"), "the connection has ended");
 }
@@ -671,7 +671,7 @@ async fn a_client_that_says_goodbye_has_its_answers_first() {
     let mut served = greeted().await;
     served.say(&[post(1, true), goaway(0, Reason::NO_ERROR)].concat()).await;
     let (_, exchange) = served.request().await;
-    exchange.answer(async { response("") }).await;
+    exchange.answer(async || response("")).await;
     assert_eq!(served.hear().await.0.stream, 1);
     assert_eq!(in_time(served.driver).await.expect("no panic"), "the connection has ended");
 }
@@ -717,7 +717,7 @@ async fn nonsense_ends_and_never_panics() {
             async move {
                 let accept = |request: Request<Incoming>, exchange: Exchange| {
                     let answers = answers.clone();
-                    let task = tokio::spawn(exchange.answer(async move {
+                    let task = tokio::spawn(exchange.answer(async move || {
                         let _ = collected(request.into_body()).await;
                         answers.fetch_add(1, Ordering::Relaxed);
                         response("an answer")

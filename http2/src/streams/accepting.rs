@@ -99,7 +99,7 @@ impl Streams {
     pub(super) fn receive_request(
         &mut self,
         id: u32,
-        fields: Fields,
+        fields: &mut Fields,
         ends_stream: bool,
     ) -> Result<(), Violation> {
         let Side::Server(accepting) = &mut self.side else { return Ok(()) };
@@ -129,7 +129,7 @@ impl Streams {
         if ends_stream && left.is_some_and(|left| left > 0) {
             return self.refuse(id, Reason::PROTOCOL_ERROR);
         }
-        let mut stream = Stream::new(self.initial_window, self.limits.stream_window, Sending::Open);
+        let mut stream = Stream::boxed(self.initial_window, self.limits.stream_window, Sending::Open);
         stream.left = left;
         (stream.has_head, stream.is_complete) = (true, ends_stream);
         self.streams.insert(id, stream);
@@ -140,7 +140,7 @@ impl Streams {
         Ok(())
     }
 
-    fn receive_trailers(&mut self, id: u32, fields: Fields, ends_stream: bool) -> Result<(), Violation> {
+    fn receive_trailers(&mut self, id: u32, fields: &mut Fields, ends_stream: bool) -> Result<(), Violation> {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         if stream.is_closed_by_other() {
             // What is late may have been sent before our end of it was known, but not after the client's own.

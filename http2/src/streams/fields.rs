@@ -1,5 +1,7 @@
 //! The fields of a message.
 
+use std::mem;
+
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery,
 };
@@ -27,10 +29,9 @@ pub(super) struct Fields {
 // === impl Streams ===
 
 impl Streams {
-    /// Reads a block of fields, which has to be read whatever it is for: the next ones refer to it.
-    pub(super) fn decode(&mut self, block: &[u8]) -> Result<Fields, Violation> {
+    /// Reads a block into `fields`. It has to be read whatever it is for: the next ones refer to it.
+    pub(super) fn decode(&mut self, block: &[u8], fields: &mut Fields) -> Result<(), Violation> {
         let most = self.limits.header_list_bytes as usize;
-        let mut fields = Fields::default();
         let mut size = 0;
         let decoded = self.decoder.decode(block, |name, value| {
             size += hpack::size(&name, &value);
@@ -45,10 +46,7 @@ impl Streams {
                 }
             }
         });
-        match decoded {
-            Ok(()) => Ok(fields),
-            Err(hpack::Garbled) => Err(GARBLED),
-        }
+        decoded.map_err(|hpack::Garbled| GARBLED)
     }
 }
 
@@ -75,16 +73,17 @@ impl Fields {
         StatusCode::from_bytes(status.as_bytes()).ok()
     }
 
-    pub(super) fn response(self, status: StatusCode) -> Response<()> {
+    /// The head of an answer.
+    pub(super) fn response(&mut self, status: StatusCode) -> Response<()> {
         let mut response = Response::new(());
         *response.status_mut() = status;
-        *response.headers_mut() = self.headers;
+        *response.headers_mut() = mem::take(&mut self.headers);
         response
     }
 
     /// The head of a request, with its path alone: on whom and by which scheme it was called is not looked at. `None`
     /// where it is malformed.
-    pub(super) fn request(mut self) -> Option<Request<()>> {
+    pub(super) fn request(&mut self) -> Option<Request<()>> {
         let method = Method::from_bytes(self.take(Pseudo::Method)?.as_bytes()).ok()?;
         let is_connect = method == Method::CONNECT;
         let is_whole = is_connect || self.has(Pseudo::Scheme) && self.has(Pseudo::Path);
@@ -100,14 +99,14 @@ impl Fields {
         }
         *request.method_mut() = method;
         *request.version_mut() = Version::HTTP_2;
-        *request.headers_mut() = self.headers;
+        *request.headers_mut() = mem::take(&mut self.headers);
         Some(request)
     }
 
     /// The trailers of a request; `None` where they are malformed.
-    pub(super) fn trailers(self) -> Option<HeaderMap> {
+    pub(super) fn trailers(&mut self) -> Option<HeaderMap> {
         let has_pseudo = self.pseudo.iter().any(Option::is_some);
-        (!has_pseudo && are_end_to_end(&self.headers)).then_some(self.headers)
+        (!has_pseudo && are_end_to_end(&self.headers)).then(|| mem::take(&mut self.headers))
     }
 }
 

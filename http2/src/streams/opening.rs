@@ -97,7 +97,7 @@ impl Streams {
             Some(_) => Sending::Ending,
         };
         self.open += 1;
-        let mut stream = Stream::new(self.initial_window, self.limits.stream_window, sending);
+        let mut stream = Stream::boxed(self.initial_window, self.limits.stream_window, sending);
         stream.unsent = body.unwrap_or_default();
         stream.begins = self.queued;
         self.streams.insert(id, stream);

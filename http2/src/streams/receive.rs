@@ -5,11 +5,7 @@ use std::mem;
 use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 
-use super::{
-    Block, End, LAST_STREAM, MAX_FRAMED, PING, Side, Streams,
-    fields::Fields,
-    stream::{MAX_COPIED, Stream},
-};
+use super::{Block, End, LAST_STREAM, MAX_FRAMED, PING, Side, Streams, fields::Fields, stream::MAX_COPIED};
 use crate::frame::{self, Head, Reason, flag, kind, setting};
 
 /// A block of headers has no more frames than this.
@@ -110,7 +106,7 @@ impl Streams {
             kind::RST_STREAM => {
                 let reason = Reason(u32::from_be_bytes(payload.try_into().map_err(|_| WRONG_SIZE)?));
                 self.must_be_known(head.stream)?;
-                if self.streams.get(&head.stream).is_none_or(Stream::is_closed) {
+                if self.streams.get(&head.stream).is_none_or(|stream| stream.is_closed()) {
                     self.unanswered += 1;
                 }
                 self.receive_reset(head.stream, reason)
@@ -163,15 +159,16 @@ impl Streams {
     }
 
     fn receive_headers(&mut self, id: u32, block: &[u8], ends_stream: bool) -> Result<(), Violation> {
-        let fields = self.decode(block)?;
+        let mut fields = Fields::default();
+        self.decode(block, &mut fields)?;
         match self.side {
-            Side::Client(_) => self.receive_answer(id, fields, ends_stream),
-            Side::Server(_) => self.receive_request(id, fields, ends_stream),
+            Side::Client(_) => self.receive_answer(id, &mut fields, ends_stream),
+            Side::Server(_) => self.receive_request(id, &mut fields, ends_stream),
         }
     }
 
     /// Takes the head of an answer, or its trailers.
-    fn receive_answer(&mut self, id: u32, fields: Fields, ends_stream: bool) -> Result<(), Violation> {
+    fn receive_answer(&mut self, id: u32, fields: &mut Fields, ends_stream: bool) -> Result<(), Violation> {
         self.must_be_known(id)?;
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closed_by_other()) else {
             return Ok(());
@@ -188,7 +185,7 @@ impl Streams {
             (false, Some(status)) => {
                 (stream.head, stream.has_head) = (Some(fields.response(status)), true);
             }
-            (true, None) if ends_stream => stream.trailers = Some(fields.headers),
+            (true, None) if ends_stream => stream.trailers = Some(mem::take(&mut fields.headers)),
             (false, None) => {
                 return self.offends(id, Reason::PROTOCOL_ERROR, "its headers have no status");
             }

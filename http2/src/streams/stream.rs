@@ -72,27 +72,32 @@ pub(super) struct Credit {
 // === impl Stream ===
 
 impl Stream {
-    pub(super) fn new(window: i64, credit: u32, sending: Sending) -> Self {
-        Self {
-            window,
-            unsent: Bytes::new(),
-            last: None,
-            sending,
-            is_ready: false,
-            sender: None,
-            begins: 0,
-            is_left: false,
-            head: None,
-            has_head: false,
-            data: VecDeque::new(),
-            trailers: None,
-            credit: Credit::new(credit),
-            left: None,
-            is_complete: false,
-            is_unwanted: false,
-            broken: None,
-            receiver: None,
-        }
+    /// In a box, so that a table of streams is small, and to enter and to leave it costs little.
+    pub(super) fn boxed(window: i64, credit: u32, sending: Sending) -> Box<Self> {
+        let room = Box::new_uninit();
+        Box::write(
+            room,
+            Self {
+                window,
+                unsent: Bytes::new(),
+                last: None,
+                sending,
+                is_ready: false,
+                sender: None,
+                begins: 0,
+                is_left: false,
+                head: None,
+                has_head: false,
+                data: VecDeque::new(),
+                trailers: None,
+                credit: Credit::new(credit),
+                left: None,
+                is_complete: false,
+                is_unwanted: false,
+                broken: None,
+                receiver: None,
+            },
+        )
     }
 
     /// How much of the body may be sent now.

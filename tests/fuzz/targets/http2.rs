@@ -23,7 +23,7 @@ fuzz_target!(|input: &[u8]| {
         let mut answers = JoinSet::new();
         let is_ending = AtomicBool::new(false);
         let accept = |request: Request<Incoming>, exchange: Exchange| {
-            answers.spawn(exchange.answer(async {
+            answers.spawn(exchange.answer(async || {
                 let body = request.into_body().collect().await;
                 Response::new(Full::new(body.map_or_else(|_| Bytes::new(), |body| body.to_bytes())))
             }));
