@@ -34,10 +34,18 @@ pub(super) fn cut(message: &[u8], location: Location) -> Result<(Vec<PointId>, C
         }
         match location {
             Location::Structs { vectors, .. } => {
-                let point = value.message()?;
-                ids.push(point_id(point.clone().last(1)?.ok_or(NotUnderstood)?)?);
+                // One walk finds both, and the last of each counts.
+                let (mut id, mut of_this) = (None, None);
+                for field in value.message()? {
+                    match field? {
+                        (1, value) => id = Some(value),
+                        (number, value) if number == vectors => of_this = Some(value),
+                        _ => {}
+                    }
+                }
+                ids.push(point_id(id.ok_or(NotUnderstood)?)?);
                 cut.points.push(span(message, raw));
-                let of_this = point.last(vectors)?.map(self::shape).transpose()?;
+                let of_this = of_this.map(self::shape).transpose()?;
                 if *shape.get_or_insert(of_this) != of_this {
                     return Err(NotUnderstood);
                 }
