@@ -24,7 +24,7 @@ use testkit::{Cluster, GRPC_PORT, REST_PORT};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
-    generated::{attacked, number, workers},
+    generated::{attacked, number, settings},
     polite::{KEY, Nodes, POINTS, vector},
     process::MAX_GROWTH,
     program::{Program, eventually, get},
@@ -51,11 +51,11 @@ struct Bed {
 impl Bed {
     async fn start() -> Self {
         let cluster = Cluster::builder().nodes(3).api_key(KEY).start().await.expect("a cluster");
-        let settings = json!({
+        let collection = json!({
             "vectors": { "size": 4, "distance": "Euclid" }, "shard_number": 6, "replication_factor": 2,
         });
         let rest = cluster.rest(0);
-        rest.put("/collections/books", settings).await.expect("a collection");
+        rest.put("/collections/books", collection).await.expect("a collection");
         let points: Vec<Value> = (0..POINTS).map(|id| json!({ "id": id, "vector": vector(id) })).collect();
         rest.put("/collections/books/points?wait=true", json!({ "points": points })).await.expect("points");
         cluster.settled().await.expect("a settled cluster");
@@ -66,7 +66,8 @@ impl Bed {
         let proxy = cluster.block().proxy();
         let mut arguments: Vec<_> =
             cluster.nodes().iter().map(|node| format!("--node={}", node.ip())).collect();
-        arguments.extend([format!("--api-key-file={}", key.display()), workers(), "--log=warn".to_owned()]);
+        arguments.extend([format!("--api-key-file={}", key.display()), "--log=warn".to_owned()]);
+        arguments.extend(settings());
         let program = Program::serve(proxy, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
         eventually("it is ready", async || {
             get(proxy, 9633, "/readyz").await.is_some_and(|(status, _)| status == StatusCode::OK)

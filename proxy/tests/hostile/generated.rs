@@ -45,9 +45,11 @@ pub(crate) fn number(variable: &str, default: u64) -> u64 {
     env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// The flag that says how many workers the router has.
-pub(crate) fn workers() -> String {
-    format!("--workers={}", number("QDRANT_ROUTER_HOSTILE_WORKERS", 2))
+/// How many workers the router has, and how much it keeps of a body: the attack uploads some of ten megabytes, which the
+/// memory that is watched would be full of.
+pub(crate) fn settings() -> [String; 2] {
+    let workers = number("QDRANT_ROUTER_HOSTILE_WORKERS", 2);
+    [format!("--workers={workers}"), "--body-limit=2MiB".to_owned()]
 }
 
 /// Sends so many generated requests to the ports of `program`, while well-behaved clients are answered; tells how
@@ -95,7 +97,9 @@ async fn hostile_input_is_forwarded_plainly_or_not_at_all_and_harms_nobody_else(
     let block = Block::claim().expect("addresses");
     let spies = Spies::start(&block).await;
     let nodes = [0, 1].map(|node| format!("--node={}", block.node(node)));
-    let program = Program::serve(block.proxy(), &[&nodes[0], &nodes[1], &workers(), "--log=warn"]);
+    let [workers, body_limit] = settings();
+    let flags = [&nodes[0], &nodes[1], &workers, &body_limit, "--log=warn"];
+    let program = Program::serve(block.proxy(), &flags);
     eventually("it is ready", async || {
         get(block.proxy(), 9633, "/readyz").await.is_some_and(|(status, _)| status == StatusCode::OK)
     })

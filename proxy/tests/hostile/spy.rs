@@ -97,6 +97,10 @@ impl Spies {
                 _ if unread.is_empty() => return,
                 _ => return self.seen().broken_off += 1,
             }
+            // All that is there is looked at once: a long body is not read anew with each piece of it.
+            while let Ok(read @ 1..) = tcp.try_read(&mut buffer) {
+                unread.extend_from_slice(&buffer[..read]);
+            }
             let (request, used) = match strict::read(&unread, &host) {
                 Ok(Some(read)) => read,
                 Ok(None) => {
