@@ -149,8 +149,8 @@ impl Transport {
                 let flag = begun.clone();
                 let (pool, request) = (upstream.rest.clone(), upstream.rest.outgoing(head, body));
                 // Made inside its box, and not copied into it.
-                let exchange = Box::new_uninit();
-                let exchange = Box::write(exchange, async move { pool.exchange(request, &flag).await });
+                let exchange =
+                    Box::write(Box::new_uninit(), async move { pool.exchange(request, &flag).await });
                 Exchange::Rest { future: Box::into_pin(exchange), begun }
             }
             Protocol::Grpc => Exchange::Grpc(upstream.grpc.send(head, body)),

@@ -74,9 +74,8 @@ pub(super) struct Credit {
 impl Stream {
     /// In a box, so that a table of streams is small, and to enter and to leave it costs little.
     pub(super) fn boxed(window: i64, credit: u32, sending: Sending) -> Box<Self> {
-        let room = Box::new_uninit();
         Box::write(
-            room,
+            Box::new_uninit(),
             Self {
                 window,
                 unsent: Bytes::new(),
