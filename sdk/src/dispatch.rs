@@ -59,7 +59,7 @@ use self::{
     attempt::{Attempt, Event, Race},
     budget::Credit,
     observer::Observed,
-    repeat::{Repeatable, asks_for_another, asks_for_pause},
+    repeat::{Asks, Repeatable},
 };
 #[cfg(feature = "internals")]
 pub(crate) use self::{
@@ -273,15 +273,15 @@ impl Dispatcher {
                 }
                 Event::Ended(plan, Ok((response, in_flight))) => {
                     let attempts = tried.len() - excluded;
-                    let is_poor = can_send_again
+                    let asks = Asks::of(job.protocol, &response);
+                    let is_poor = asks == Asks::Another
+                        && can_send_again
                         && repeatable.allows(Sent::Unknown, errors + 1)
-                        && !matches!(job.placement, Placement::Local(_))
-                        && asks_for_another(job.protocol, &response);
+                        && !matches!(job.placement, Placement::Local(_));
                     let is_read = job.class == Class::Read;
-                    let pause = asks_for_pause(job.protocol, &response);
-                    match (is_read, collection, pause) {
+                    match (is_read, collection, asks) {
                         (false, ..) => {}
-                        (true, Some(collection), Some(pause)) => in_flight.rest(collection, pause),
+                        (true, Some(collection), Asks::Pause(pause)) => in_flight.rest(collection, pause),
                         (true, ..) if is_poor && plan.expected_rpcs == Some(0) => {
                             self.balance.poor(plan.address, collection);
                         }
@@ -289,7 +289,8 @@ impl Dispatcher {
                         (true, ..) => in_flight.good(collection),
                     }
                     // Reads alone compare: a snapshot takes long, and a quick error is no merit.
-                    let is_error = is_poor || pause.is_some() || response.status().is_server_error();
+                    let is_error =
+                        is_poor || matches!(asks, Asks::Pause(_)) || response.status().is_server_error();
                     let tells_load = is_read && !is_error;
                     let took = in_flight.answered(tells_load);
                     if tells_load {

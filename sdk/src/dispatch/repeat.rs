@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use http::{HeaderMap, HeaderName, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use percent_encoding::percent_decode;
 
 use super::Placement;
@@ -43,6 +43,23 @@ pub(super) enum Repeatable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is `never`, `idempotent` or `always`")]
 pub struct RetryWritesError;
+
+/// What an answer asks of whoever has sent the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// It is for the client: wrong requests, limits and time-outs are, too.
+    Nothing,
+    /// The node cannot do it, as far as its own view and state go (`500` and `503`, INTERNAL and UNAVAILABLE), and
+    /// another one may.
+    ///
+    /// Two such errors go by other names. A connection between nodes that broke is told as a limit (`429`,
+    /// RESOURCE_EXHAUSTED), but without the time after which to come back. And a node whose view of the shards is
+    /// behind tells FAILED_PRECONDITION over gRPC, where REST has `500`.
+    Another,
+    /// A limit is reached (`429`, RESOURCE_EXHAUSTED), and this is how long the node wants to be left alone; zero where
+    /// that cannot be read. Qdrant counts reads per collection and node.
+    Pause(Duration),
+}
 
 // === impl RetryWrites ===
 
@@ -106,41 +123,29 @@ impl Repeatable {
     }
 }
 
-/// Whether an answer means that another node should be asked: the node cannot do it, as far as its own
-/// view and state go (`500` and `503`, INTERNAL and UNAVAILABLE). Wrong requests, limits and time-outs are
-/// the client's to know.
-///
-/// Two errors go by other names. A connection between nodes that broke is told as a limit (`429`,
-/// RESOURCE_EXHAUSTED), but without the time after which to come back. And a node whose view of the shards is
-/// behind tells FAILED_PRECONDITION over gRPC, where REST has `500`.
-pub(super) fn asks_for_another<B>(protocol: Protocol, response: &Response<B>) -> bool {
-    match protocol {
-        Protocol::Rest => {
-            matches!(response.status(), StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE)
-                || response.status() == StatusCode::TOO_MANY_REQUESTS && !tells_when(response.headers())
-        }
-        // Without a status of gRPC it is no answer of Qdrant's, but of something before it.
-        Protocol::Grpc => match grpc_status(response.headers()) {
-            Some(b"8") => !tells_when(response.headers()) && !response.headers().contains_key(NO_STORAGE),
-            Some(b"9") => says(response.headers(), "No target shard"),
-            Some(status) => matches!(status, b"13" | b"14"),
-            None => response.status().is_server_error(),
-        },
-    }
-}
+// === impl Asks ===
 
-/// Whether an answer says that a limit is reached (`429`, RESOURCE_EXHAUSTED), and for how long the node asks
-/// for a pause; zero where that cannot be read. Qdrant counts reads per collection and node.
-pub(super) fn asks_for_pause<B>(protocol: Protocol, response: &Response<B>) -> Option<Duration> {
-    let headers = response.headers();
-    let is_limited = match protocol {
-        Protocol::Rest => response.status() == StatusCode::TOO_MANY_REQUESTS,
-        Protocol::Grpc => grpc_status(headers) == Some(b"8"),
-    };
-    (is_limited && tells_when(headers)).then(|| {
-        let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        Duration::from_secs(seconds.unwrap_or_default())
-    })
+impl Asks {
+    pub(super) fn of<B>(protocol: Protocol, response: &Response<B>) -> Self {
+        let headers = response.headers();
+        let limited_or = |otherwise| pause(headers).map_or(otherwise, Self::Pause);
+        match protocol {
+            Protocol::Rest => match response.status() {
+                StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE => Self::Another,
+                StatusCode::TOO_MANY_REQUESTS => limited_or(Self::Another),
+                _ => Self::Nothing,
+            },
+            Protocol::Grpc => match headers.get(GRPC_STATUS).map(HeaderValue::as_bytes) {
+                Some(b"8") if headers.contains_key(NO_STORAGE) => limited_or(Self::Nothing),
+                Some(b"8") => limited_or(Self::Another),
+                Some(b"9") if says(headers, "No target shard") => Self::Another,
+                Some(b"13" | b"14") => Self::Another,
+                // Without a status of gRPC it is no answer of Qdrant's, but of something before it.
+                None if response.status().is_server_error() => Self::Another,
+                Some(_) | None => Self::Nothing,
+            },
+        }
+    }
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -148,20 +153,16 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Marks a RESOURCE_EXHAUSTED that means a quota of storage (Qdrant 1.19).
 const NO_STORAGE: &str = "qdrant-insufficient-storage";
 
-/// Whether an answer says when to come back.
-fn tells_when(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::RETRY_AFTER)
+/// For how long an answer asks to be left alone, if it does.
+fn pause(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok().and_then(|seconds| seconds.parse().ok());
+    Some(Duration::from_secs(seconds.unwrap_or_default()))
 }
 
 /// Whether the message of a gRPC answer contains `text`, which travels percent-encoded.
 fn says(headers: &HeaderMap, text: &str) -> bool {
-    let message = headers.get("grpc-message").map(http::HeaderValue::as_bytes).unwrap_or_default();
+    let message = headers.get("grpc-message").map(HeaderValue::as_bytes).unwrap_or_default();
     percent_decode(message).decode_utf8_lossy().contains(text)
-}
-
-/// The status of a gRPC answer that is nothing but a status.
-fn grpc_status(headers: &HeaderMap) -> Option<&[u8]> {
-    headers.get(GRPC_STATUS).map(http::HeaderValue::as_bytes)
 }
 
 #[cfg(test)]
@@ -189,22 +190,26 @@ mod tests {
         let answer = |status: u16, grpc: Option<&'static str>| {
             let mut response = Response::builder().status(status).body(()).expect("a response");
             if let Some(code) = grpc {
-                response.headers_mut().insert("grpc-status", http::HeaderValue::from_static(code));
+                response.headers_mut().insert("grpc-status", HeaderValue::from_static(code));
             }
             response
         };
         for (status, asks) in
             [(200, false), (400, false), (429, true), (500, true), (503, true), (504, false)]
         {
-            assert_eq!(asks_for_another(Protocol::Rest, &answer(status, None)), asks, "{status}");
+            assert_eq!(Asks::of(Protocol::Rest, &answer(status, None)) == Asks::Another, asks, "{status}");
         }
         for (code, asks) in
             [("0", false), ("3", false), ("8", true), ("9", false), ("13", true), ("14", true)]
         {
-            assert_eq!(asks_for_another(Protocol::Grpc, &answer(200, Some(code))), asks, "{code}");
+            assert_eq!(Asks::of(Protocol::Grpc, &answer(200, Some(code))) == Asks::Another, asks, "{code}");
         }
         for (status, asks) in [(200, false), (404, false), (502, true), (503, true)] {
-            assert_eq!(asks_for_another(Protocol::Grpc, &answer(status, None)), asks, "HTTP {status}");
+            assert_eq!(
+                Asks::of(Protocol::Grpc, &answer(status, None)) == Asks::Another,
+                asks,
+                "HTTP {status}"
+            );
         }
     }
 
@@ -215,8 +220,9 @@ mod tests {
             let head = headers.iter().fold(head, |head, (name, value)| head.header(*name, *value));
             head.body(()).expect("a response")
         };
-        let grpc = |headers: &[_]| asks_for_another(Protocol::Grpc, &answer(200, headers));
-        assert!(!asks_for_another(Protocol::Rest, &answer(429, &[("retry-after", "7")])), "a limit");
+        let grpc = |headers: &[_]| Asks::of(Protocol::Grpc, &answer(200, headers)) == Asks::Another;
+        let limit = Asks::of(Protocol::Rest, &answer(429, &[("retry-after", "7")]));
+        assert_eq!(limit, Asks::Pause(Duration::from_secs(7)));
         assert!(!grpc(&[("grpc-status", "8"), ("retry-after", "7")]), "a limit");
         assert!(!grpc(&[("grpc-status", "8"), (NO_STORAGE, "1")]), "a quota");
         let behind = "Pre-condition%20failure:%20No%20target%20shard%203%20found%20for%20update";
@@ -233,7 +239,10 @@ mod tests {
             let head = Response::builder().header("grpc-status", status).header("retry-after", "7");
             head.body(()).expect("a response")
         };
-        let seconds = |protocol, response| asks_for_pause(protocol, &response).map(|pause| pause.as_secs());
+        let seconds = |protocol, response| match Asks::of(protocol, &response) {
+            Asks::Pause(pause) => Some(pause.as_secs()),
+            Asks::Another | Asks::Nothing => None,
+        };
         assert_eq!(seconds(Protocol::Rest, rest(429, "7")), Some(7));
         assert_eq!(seconds(Protocol::Rest, rest(429, "Wed, 21 Oct 2015 07:28:00 GMT")), Some(0));
         assert_eq!(seconds(Protocol::Rest, rest(200, "7")), None);
