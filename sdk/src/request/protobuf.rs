@@ -77,6 +77,8 @@ impl<'a> Fields<'a> {
         Some((field, &before[..before.len() - self.0.len()]))
     }
 
+    // A call for each field would take as long as the walk itself.
+    #[inline(always)]
     fn field(&mut self) -> Option<Field<'a>> {
         let key = self.varint()?;
         let number = u32::try_from(key >> 3).ok().filter(|&number| number != 0)?;
@@ -93,12 +95,17 @@ impl<'a> Fields<'a> {
         Some((number, value))
     }
 
+    #[inline]
     fn varint(&mut self) -> Option<u64> {
         // Nearly all of them.
         if let [byte @ ..0x80, rest @ ..] = self.0 {
             self.0 = rest;
             return Some((*byte).into());
         }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Option<u64> {
         let mut number = 0;
         for (i, &byte) in self.0.iter().take(10).enumerate() {
             number |= u64::from(byte & 0x7f) << (7 * i);
@@ -122,6 +129,7 @@ impl<'a> Fields<'a> {
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<Field<'a>, NotUnderstood>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
             return None;
