@@ -89,6 +89,9 @@ impl Dispatcher {
         let (Placement::Points(collection, intent), Some(body)) = (&job.placement, &job.plain) else {
             return None;
         };
+        if !Split::is_thinkable(intent) {
+            return None;
+        }
         let change = self.topology.change();
         let conditions = Now::of(self, &change, &job.snapshot, job.class, job.collection.as_deref());
         let shares = cut(call, body, intent, collection, &job.snapshot, &conditions)?;

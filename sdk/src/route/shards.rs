@@ -63,7 +63,9 @@ fn touched_by(
             (Points::Ids(ids), Action::Write(_)) => {
                 is_sorted = false;
                 for id in ids {
-                    shards.extend(group.owners(hashing, id));
+                    for shard in group.owners(hashing, id) {
+                        shards.push(shard);
+                    }
                 }
             }
             (Points::All, _) | (Points::Ids(_), Action::Read) => shards.extend_from_slice(&group.shards),

@@ -14,7 +14,7 @@ use super::{
     shards::touched,
 };
 use crate::{
-    request::{Action, Intent, Keys, Points},
+    request::{Action, Intent, Keys, Points, Scope},
     topology::{
         Collection, Hashing, KeyGroup, Node, PeerId, PointId, ShardId, Topology, WriteOrdering, leader,
     },
@@ -33,6 +33,11 @@ pub(crate) struct Split {
 // === impl Split ===
 
 impl Split {
+    /// Whether there is anything to deal out, whatever the placement.
+    pub(crate) fn is_thinkable(intent: &Intent) -> bool {
+        listed(intent).is_some()
+    }
+
     /// Deals out `intent` where that needs fewer requests in all; `None` where it goes whole.
     ///
     /// What selects by filter, names several shard keys, or meets a resharding (whose hidden stage
@@ -43,17 +48,15 @@ impl Split {
         topology: &Topology,
         conditions: &impl Conditions,
     ) -> Option<Self> {
-        let Action::Write(ordering) = intent.action else { return None };
-        let [scope] = &intent.scopes[..] else { return None };
+        let (ordering, scope, ids) = listed(intent)?;
         let is_simple = match &scope.keys {
             Keys::Unspecified => true,
             Keys::Any(keys) => keys.len() == 1,
             Keys::WithFallback { .. } => false,
         };
-        let Points::Ids(ids) = &scope.points else { return None };
         // A request that is too large for strict mode must not slip through in parts.
         let is_too_large = collection.max_points_per_write.is_some_and(|limit| ids.len() > limit);
-        if ids.len() < 2 || !is_simple || is_too_large || collection.resharding.is_some() {
+        if !is_simple || is_too_large || collection.resharding.is_some() {
             return None;
         }
         let touched = touched(intent, collection, topology.hashing()).ok()?;
@@ -80,6 +83,16 @@ impl Split {
     pub(crate) fn part_of(&self, group: &KeyGroup, hashing: Hashing, id: &PointId) -> Option<usize> {
         let shard = group.owners(hashing, id).next()?;
         self.parts.iter().position(|shards| shards.contains(&shard))
+    }
+}
+
+/// The ordering of a write, its one scope, and the points that it lists there, where those are several.
+fn listed(intent: &Intent) -> Option<(WriteOrdering, &Scope, &[PointId])> {
+    match (intent.action, &intent.scopes[..]) {
+        (Action::Write(ordering), [scope @ Scope { points: Points::Ids(ids), .. }]) if ids.len() > 1 => {
+            Some((ordering, scope, ids))
+        }
+        _ => None,
     }
 }
 

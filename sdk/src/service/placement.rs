@@ -146,20 +146,20 @@ impl Inner {
         if name.is_empty() || name.len() > MAX_COLLECTION_NAME {
             return (Placement::Opaque(Reason::UnknownCollection), topology.snapshot());
         }
-        let snapshot = topology.knowing(name).await;
-        let Some(Lookup::Found(collection)) = snapshot.collection(name) else {
+        let (snapshot, known) = topology.look_up(name).await;
+        let Some(Lookup::Found(collection)) = known else {
             return (Placement::Opaque(Reason::UnknownCollection), snapshot);
         };
         // An explanation counts what a batch costs even where that changes nothing.
-        let depth = if is_explained { Depth::FULL } else { depth(collection) };
+        let depth = if is_explained { Depth::FULL } else { depth(&collection) };
         let intent = match plain {
             Some(plain) => call.intent(plain, depth),
             None if depth == Depth::default() => call.intent(bytes, depth),
             // Too large to be looked into, or compressed in an unknown way: the path tells the rest.
-            None => Ok(Intent::unseen(call, collection)),
+            None => Ok(Intent::unseen(call, &collection)),
         };
         let placement = match intent {
-            Ok(intent) => Placement::Points(collection.clone(), intent),
+            Ok(intent) => Placement::Points(collection, intent),
             Err(_) => Placement::Opaque(Reason::NotUnderstood),
         };
         (placement, snapshot)
@@ -182,9 +182,9 @@ impl Inner {
             Class::NodeLocal => {
                 let file = call.file(body);
                 if let (Some(name), Some(shard)) = (collection, call.shard(body)) {
-                    let snapshot = self.dispatcher.topology.knowing(name).await;
-                    let placement = match snapshot.collection(name) {
-                        Some(Lookup::Found(found)) => Placement::Local(Local::Holder(found.clone(), shard)),
+                    let (snapshot, known) = self.dispatcher.topology.look_up(name).await;
+                    let placement = match known {
+                        Some(Lookup::Found(found)) => Placement::Local(Local::Holder(found, shard)),
                         _ => home(),
                     };
                     return (placement, snapshot);

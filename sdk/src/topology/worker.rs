@@ -285,27 +285,35 @@ impl TopologyHandle {
     /// placement, at most [`Settings::first_fetch`]. A placement of an earlier epoch is used as it
     /// is while a newer one is fetched.
     pub async fn knowing(&self, collection: &str) -> Arc<Topology> {
+        self.look_up(collection).await.0
+    }
+
+    /// The same, with what it knows.
+    pub(crate) async fn look_up(&self, collection: &str) -> (Arc<Topology>, Option<Lookup>) {
         let snapshot = self.snapshot();
-        let Some(epoch) = snapshot.epoch() else { return snapshot };
-        let (is_known, is_stale) = match snapshot.collection(collection) {
-            Some(Lookup::Found(found)) => (true, found.epoch < epoch),
-            Some(Lookup::Absent(as_of)) => (true, *as_of < epoch),
-            None => (false, true),
+        let known = snapshot.collection(collection).cloned();
+        let Some(epoch) = snapshot.epoch() else { return (snapshot, known) };
+        let is_stale = match &known {
+            Some(Lookup::Found(found)) => found.epoch < epoch,
+            Some(Lookup::Absent(as_of)) => *as_of < epoch,
+            None => true,
         };
         let wanted_since = if is_stale { self.want(collection) } else { None };
-        let Some(wanted_since) = wanted_since.filter(|_| !is_known) else { return snapshot };
-        let known = async {
+        let Some(wanted_since) = wanted_since.filter(|_| known.is_none()) else { return (snapshot, known) };
+        let learnt = async {
             let mut published = self.published.clone();
             loop {
                 published.borrow_and_update();
                 let snapshot = self.snapshot();
-                if snapshot.collection(collection).is_some() || published.changed().await.is_err() {
-                    return snapshot;
+                let known = snapshot.collection(collection).cloned();
+                if known.is_some() || published.changed().await.is_err() {
+                    return (snapshot, known);
                 }
             }
         };
         // Whoever comes later waits for the rest of that time only, and after it not at all.
-        tokio::time::timeout_at(wanted_since + self.settings.first_fetch, known).await.unwrap_or(snapshot)
+        let in_time = tokio::time::timeout_at(wanted_since + self.settings.first_fetch, learnt).await;
+        in_time.unwrap_or((snapshot, None))
     }
 
     /// A snapshot with somebody to send requests to, where there is one.
