@@ -165,10 +165,14 @@ fn shard_keys(scan: &mut Scan<'_>) -> Result<Keys> {
 
 /// A point id, alone or as the `id` of an object.
 fn point(scan: &mut Scan<'_>) -> Result<PointId> {
-    match scan.peek() {
-        Some(b'{') => member(scan, b"id", id)?.ok_or(NotUnderstood),
-        _ => id(scan),
-    }
+    let Some(b'{') = scan.peek() else { return id(scan) };
+    let mut found = None;
+    scan.object(|key, scan| match key {
+        b"id" => once(&mut found, || id(scan)),
+        b"vector" => scan.vector(),
+        _ => scan.value().map(drop),
+    })?;
+    found.ok_or(NotUnderstood)
 }
 
 pub(super) fn id(scan: &mut Scan<'_>) -> Result<PointId> {
@@ -278,6 +282,27 @@ mod tests {
                 Some(Scope { keys: Keys::Unspecified, points: expected }),
                 "{body}"
             );
+        }
+    }
+
+    #[test]
+    fn vectors_end_where_they_end() {
+        for vector in [
+            "[-0.5]",
+            "[1, 2e3 ]",
+            "[ 1 ]",
+            "[]",
+            "[[1],[2]]",
+            r#"{"a":[1],"b":["]"]}"#,
+            r#"{"text":"]"}"#,
+            "null",
+        ] {
+            let body = format!(
+                r#"{{"points":[{{"id":1,"vector":{vector},"payload":{{"a":[1,"]"]}}}},{{"vector":{vector},"id":2}}]}}"#
+            );
+            assert_eq!(one(Layout::Points, &body).map(|scope| scope.points), Some(ids(&[1, 2])), "{vector}");
+            let end = body.len() - 12 - vector.len() / 2;
+            assert_eq!(one(Layout::Points, &body[..end]), None, "{}", &body[..end]);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use memchr::{memchr2, memchr3};
+use memchr::{memchr, memchr2, memchr3};
 
 use super::NotUnderstood;
 
@@ -86,6 +86,19 @@ impl<'a> Scan<'a> {
             _ => return Err(NotUnderstood),
         }
         Ok(&self.text[start..self.at])
+    }
+
+    /// Takes the vector of a point. One that begins with a number is a list of numbers, which the next bracket ends: a
+    /// search for that alone is twice as fast, and nearly all of a body. A list of other things as well is no vector, and
+    /// Qdrant refuses its body wherever that is sent.
+    pub(crate) fn vector(&mut self) -> Result<()> {
+        let mut inside = self.clone();
+        if !inside.take(b'[') || !matches!(inside.peek(), Some(b'-' | b'0'..=b'9')) {
+            return self.value().map(drop);
+        }
+        let length = memchr(b']', &self.text[inside.at..]).ok_or(NotUnderstood)?;
+        self.at = inside.at + length + 1;
+        Ok(())
     }
 
     /// Where the value lies that has just been taken.
