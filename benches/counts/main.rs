@@ -40,9 +40,11 @@ use serde::{Deserialize, Serialize};
 /// How often a step is done for one count.
 const ROUNDS: u32 = 100;
 
-/// How often allocations are counted, and instructions.
+/// How often allocations are counted.
 const REPEATS: u32 = 5;
-const CALLGRINDS: u32 = 3;
+
+/// How often instructions are, which takes longer.
+const INSTRUCTION_REPEATS: u32 = 3;
 
 /// What a case costs each time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,8 +90,8 @@ fn count_all(renews: bool) -> Result<(), String> {
 }
 
 /// Counts one case: allocations at full speed, where no timer comes due and no read finds half of a message;
-/// of a few times the least, because either may happen all the same. So it is with instructions, of which the heap takes
-/// a percent more or less, depending on what was freed before.
+/// of a few times the least, because either may happen all the same. Of instructions, too, the least of a few counts is
+/// taken: the heap takes a percent of a request more or less.
 fn count(name: &str, directory: &Path) -> Result<Count, String> {
     let program = env::current_exe().map_err(|error| error.to_string())?;
     let mut allocations = u64::MAX;
@@ -98,7 +100,7 @@ fn count(name: &str, directory: &Path) -> Result<Count, String> {
         allocations = allocations.min((all + rounds / 2) / rounds);
     }
     let mut instructions = u64::MAX;
-    for _ in 0..CALLGRINDS {
+    for _ in 0..INSTRUCTION_REPEATS {
         instructions = instructions.min(instructions_of(name, &program, directory)?);
     }
     Ok(Count { instructions, allocations })

@@ -136,8 +136,9 @@ pub(crate) struct Encoder {
     lowered: Option<usize>,
 }
 
-/// How many fields are remembered: a few in each of the sets that the last bits of their hash tell. Of two fields of all
-/// requests that had one place, each would drive out the other for good; among ten fields that is usual.
+/// How many fields are remembered: a few in each of the sets that the last bits of their hash tell. With one place per
+/// hash, two fields of all requests that shared it would drive each other out for good; among ten fields that happens to
+/// every second connection.
 const SETS: usize = 16;
 const WAYS: usize = 4;
 
@@ -599,9 +600,8 @@ mod tests {
         assert_eq!((block[0], encoder.table.len()), (0x10, 1), "secrets are in no table");
     }
 
-    /// Which fields fall together is a matter of their bytes.
     #[test]
-    fn fields_of_all_requests_are_short_whatever_they_are() {
+    fn fields_of_all_requests_are_short_on_nearly_every_connection() {
         let mut long = 0;
         for client in 0..200 {
             let mut encoder = Encoder::new();

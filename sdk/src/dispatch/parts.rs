@@ -89,7 +89,7 @@ impl Dispatcher {
         let (Placement::Points(collection, intent), Some(body)) = (&job.placement, &job.plain) else {
             return None;
         };
-        if !Split::is_thinkable(intent) {
+        if !Split::is_possible(intent) {
             return None;
         }
         let change = self.topology.change();

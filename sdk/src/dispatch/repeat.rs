@@ -47,7 +47,7 @@ pub struct RetryWritesError;
 /// What an answer asks of whoever has sent the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asks {
-    /// It is for the client: wrong requests, limits and time-outs are, too.
+    /// Nothing: it is the client's, as are wrong requests, time-outs and quotas of storage.
     Nothing,
     /// The node cannot do it, as far as its own view and state go (`500` and `503`, INTERNAL and UNAVAILABLE), and
     /// another one may.
@@ -153,7 +153,7 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Marks a RESOURCE_EXHAUSTED that means a quota of storage (Qdrant 1.19).
 const NO_STORAGE: &str = "qdrant-insufficient-storage";
 
-/// For how long an answer asks to be left alone, if it does.
+/// For how long the node asks to be left alone, if it does.
 fn pause(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok().and_then(|seconds| seconds.parse().ok());
     Some(Duration::from_secs(seconds.unwrap_or_default()))

@@ -63,6 +63,7 @@ fn touched_by(
             (Points::Ids(ids), Action::Write(_)) => {
                 is_sorted = false;
                 for id in ids {
+                    // One or two: pushing them costs less than setting up `extend`.
                     for shard in group.owners(hashing, id) {
                         shards.push(shard);
                     }

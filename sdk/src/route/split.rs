@@ -34,7 +34,7 @@ pub(crate) struct Split {
 
 impl Split {
     /// Whether there is anything to deal out, whatever the placement.
-    pub(crate) fn is_thinkable(intent: &Intent) -> bool {
+    pub(crate) fn is_possible(intent: &Intent) -> bool {
         listed(intent).is_some()
     }
 

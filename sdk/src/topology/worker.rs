@@ -288,7 +288,7 @@ impl TopologyHandle {
         self.look_up(collection).await.0
     }
 
-    /// The same, with what it knows.
+    /// Like [`knowing`](Self::knowing), with what that snapshot knows of `collection`.
     pub(crate) async fn look_up(&self, collection: &str) -> (Arc<Topology>, Option<Lookup>) {
         let snapshot = self.snapshot();
         let known = snapshot.collection(collection).cloned();

@@ -88,9 +88,9 @@ impl<'a> Scan<'a> {
         Ok(&self.text[start..self.at])
     }
 
-    /// Takes the vector of a point. One that begins with a number is a list of numbers, which the next bracket ends: a
-    /// search for that alone is twice as fast, and nearly all of a body. A list of other things as well is no vector, and
-    /// Qdrant refuses its body wherever that is sent.
+    /// Takes the vector of a point. One that begins with a number is a list of numbers, which the next bracket ends.
+    /// Searching for that alone is twice as fast, and vectors are nearly all of a body. With anything else in it, it is no
+    /// vector: Qdrant refuses the body wherever that is sent, and it is never cut.
     pub(crate) fn vector(&mut self) -> Result<()> {
         let mut inside = self.clone();
         if !inside.take(b'[') || !matches!(inside.peek(), Some(b'-' | b'0'..=b'9')) {

@@ -34,6 +34,12 @@ impl Shape {
         if vector == b"null" {
             return Ok(Self::NOTHING);
         }
+        // What begins with a number has nothing else, or is no vector.
+        if vector.first() == Some(&b'[')
+            && matches!(vector.get(after_space(vector, 1)), Some(b'-' | b'0'..=b'9'))
+        {
+            return Err(NotUnderstood);
+        }
         skeleton(vector).map(Self::Other)
     }
 }
@@ -172,6 +178,8 @@ mod tests {
     fn what_qdrant_may_refuse_in_one_point_alone_has_no_shape() {
         for vector in [
             "[1e400]",
+            r#"[1,"]"]"#,
+            "[ 1, [2]]",
             r#"{"a":[1e400,2]}"#,
             "[[1,2],[1e400,2]]",
             r#"{"s":{"indices":[3,3],"values":[0.5,1]}}"#,
