@@ -92,13 +92,17 @@ impl<'a> Scan<'a> {
     /// Searching for that alone is twice as fast, and vectors are nearly all of a body. With anything else in it, it is no
     /// vector: Qdrant refuses the body wherever that is sent, and it is never cut.
     pub(crate) fn vector(&mut self) -> Result<()> {
-        let mut inside = self.clone();
-        if !inside.take(b'[') || !matches!(inside.peek(), Some(b'-' | b'0'..=b'9')) {
+        if !self.is_dense() {
             return self.value().map(drop);
         }
-        let length = memchr(b']', &self.text[inside.at..]).ok_or(NotUnderstood)?;
-        self.at = inside.at + length + 1;
+        self.at += memchr(b']', &self.text[self.at..]).ok_or(NotUnderstood)? + 1;
         Ok(())
+    }
+
+    /// Whether the value is a list that begins with a number.
+    pub(crate) fn is_dense(&self) -> bool {
+        let mut inside = self.clone();
+        inside.take(b'[') && matches!(inside.peek(), Some(b'-' | b'0'..=b'9'))
     }
 
     /// Where the value lies that has just been taken.

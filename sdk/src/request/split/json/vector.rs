@@ -35,9 +35,7 @@ impl Shape {
             return Ok(Self::NOTHING);
         }
         // What begins with a number has nothing else, or is no vector.
-        if vector.first() == Some(&b'[')
-            && matches!(vector.get(after_space(vector, 1)), Some(b'-' | b'0'..=b'9'))
-        {
+        if Scan::new(vector).is_dense() {
             return Err(NotUnderstood);
         }
         skeleton(vector).map(Self::Other)
