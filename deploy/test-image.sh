@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a binary as the image does: alone in a read-only root, as a user without rights. Needs root.
 #
-#   deploy/test-image.sh target/x86_64-unknown-linux-gnu/dist/qdrant-router
+#   deploy/test-image.sh target/dist/qdrant-router
 #   deploy/test-image.sh --with-libraries target/debug/qdrant-router
 #
 # The image's binary has to be static; the Dockerfile says how it is built. Any other can be tried with the
@@ -21,8 +21,8 @@ fail() { printf 'test-image: %s\n' "$*" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || fail "has to run as root, to change the root directory and the user"
 headers="$(LC_ALL=C readelf --wide --program-headers "$binary")"
 if [ -z "$libraries" ] && [[ "$headers" =~ "program interpreter: "([^]]*) ]]; then
-    fail "$binary is dynamic and needs ${BASH_REMATCH[1]}; build it with --target and" \
-        "RUSTFLAGS='-C target-feature=+crt-static', or give --with-libraries"
+    fail "$binary is dynamic and needs ${BASH_REMATCH[1]}; build it with" \
+        "RUSTFLAGS='-C target-feature=+crt-static' deploy/build.sh, or give --with-libraries"
 fi
 
 # What the image holds, and the resolv.conf that the kubelet adds.

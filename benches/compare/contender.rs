@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::{
     net::TcpStream,
     process::{Child, Command},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -22,10 +22,11 @@ use crate::{
     scenario::Scenario,
 };
 
-/// How long a proxy may take to listen.
+/// How long a proxy may take to listen, and to end.
 const START: Duration = Duration::from_secs(10);
+const END: Duration = Duration::from_secs(10);
 
-/// Something that answers the load. Its process ends with it.
+/// Something that answers the load. Its process ends with it, if it was not [asked to](Contender::end) before.
 #[derive(Debug)]
 pub(crate) struct Contender {
     pub(crate) name: String,
@@ -68,7 +69,7 @@ impl Contender {
                 let version = version(
                     &program,
                     "--version",
-                    "build it: `cargo build --profile dist --bin qdrant-router`; --router names it where it is elsewhere",
+                    "build it: `deploy/build.sh`; --router names it where it is elsewhere",
                 )?;
                 let mut arguments = vec!["serve".to_owned()];
                 for node in 0..NODES {
@@ -77,7 +78,7 @@ impl Contender {
                 }
                 arguments.extend([format!("--listen-rest={rest}"), format!("--listen-grpc={grpc}")]);
                 arguments.extend(["--listen-admin=127.0.67.1:7409".to_owned(), "--log=warn".to_owned()]);
-                arguments.push("--workers=1".to_owned());
+                arguments.extend(["--workers=1".to_owned(), "--shutdown-delay=0s".to_owned()]);
                 (program, version, arguments)
             }
             "nginx" => {
@@ -131,6 +132,15 @@ impl Contender {
     /// The process, where there is one.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.child.as_ref().and_then(Child::id)
+    }
+
+    /// Has the process end by itself: one that was built to count what runs (`deploy/build.sh`) writes its counts then.
+    pub(crate) async fn end(mut self) {
+        let Some(child) = self.child.as_mut() else { return };
+        let Some(pid) = child.id() else { return };
+        // Where it can't be asked or does not end, it is killed as it is dropped.
+        let _ = Once::new("kill").args(["-TERM", &pid.to_string()]).status();
+        let _ = timeout(END, child.wait()).await;
     }
 
     async fn listens(&mut self, directory: &Path) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! Proxies side by side: ours, nginx, HAProxy and Envoy in front of the same constant-reply backend.
 //!
 //! ```text
-//! cargo build --profile dist --bin qdrant-router
+//! deploy/build.sh
 //! cargo run --release -p qdrant-router-benches --bin compare
 //! ```
 //!
@@ -185,6 +185,9 @@ async fn compare(options: &Options) -> Result<bool, String> {
         }
     }
     progress("");
+    for contender in contenders {
+        contender.end().await;
+    }
     print!("{}", report.text());
     if let Some(path) = &options.json {
         write(path, &report.json())?;
