@@ -35,7 +35,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 ///
 /// Creates a collection of its own, named `qdrant-router-bench-` and a random number, and removes it at the
 /// end and on Ctrl-C. No other collection is touched. All else that the cluster does meanwhile counts too,
-/// also among the internal RPCs.
+/// also among the internal RPCs. Over gRPC, sdk is asked with the SDK's client and all others with the official one.
 ///
 /// For example: `qdrant-router bench --headless my-headless --through node,round-robin,sdk,http://router:6334
 /// --mix upsert,query=4`
@@ -136,15 +136,15 @@ impl Bench {
         };
         let router = self.connect.build(self.connect.builder()?.routing(Routing::All))?;
         let _ = tokio::time::timeout(SURVEY, router.topology().surveyed()).await;
+        let work = Work::new(&self, key);
         let vias = self
             .through
             .iter()
-            .map(|way| Via::new(way, &router, self.connections, self.connect.is_encrypted()))
+            .map(|way| Via::new(way, &router, &work, self.connections, self.connect.is_encrypted()))
             .collect::<Result<Vec<_>, _>>()?;
         // Signals are caught from here on, so that the collection cannot stay behind.
         let mut terminated = signal(SignalKind::terminate())?;
         let mut interrupted = signal(SignalKind::interrupt())?;
-        let work = Work::new(&self, key);
         let own = Own { router: router.clone(), work: Arc::new(work) };
         let outcome = tokio::select! {
             biased;

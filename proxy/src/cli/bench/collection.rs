@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     super::CliError,
     way::{Via, Way},
-    work::{Protocol, Work, shard_key},
+    work::{Work, shard_key},
 };
 
 /// How long the shards may take to be ready.
@@ -60,14 +60,14 @@ impl Own {
 
     /// Puts all points into it, through every node: the first write of a node costs more than others.
     pub(super) async fn fill(&self) -> Result<(), CliError> {
-        let via = Via::new(&Way::RoundRobin, &self.router, 1, false);
-        let via = via.or_else(|_| Via::new(&Way::Sdk, &self.router, 1, false))?;
+        let via = Via::new(&Way::RoundRobin, &self.router, &self.work, 1, false);
+        let via = via.or_else(|_| Via::new(&Way::Sdk, &self.router, &self.work, 1, false))?;
         let keys = u64::from(self.work.shard_keys.max(1));
         let per_key = self.work.points.div_ceil(keys);
         for key in 0..keys {
             for first in (0..per_key).step_by(usize::try_from(CHUNK).unwrap_or(1)) {
                 let upsert = self.work.upsert(key + first * keys, CHUNK.min(per_key - first));
-                via.ask(upsert, self.work.protocol).await.map_err(CliError::Cluster)?;
+                via.ask(upsert).await.map_err(CliError::Cluster)?;
             }
         }
         Ok(())
@@ -83,9 +83,9 @@ impl Own {
 
     /// The `result` of the answer.
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CliError> {
-        let via = Via::new(&Way::Sdk, &self.router, 1, false)?;
+        let via = Via::new(&Way::Sdk, &self.router, &self.work, 1, false)?;
         let what = format!("{method} {path}");
-        let answer = via.ask(self.work.plain(method, path, body), Protocol::Rest).await;
+        let answer = via.rest(self.work.plain(method, path, body)).await;
         let answer = answer.map_err(|reason| CliError::Cluster(format!("{what}: {reason}")))?;
         let mut document: Value = serde_json::from_slice(&answer).unwrap_or_default();
         Ok(document["result"].take())

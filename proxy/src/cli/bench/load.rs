@@ -101,8 +101,8 @@ pub(super) async fn run(via: &Via, work: &Arc<Work>, slice: Slice) -> Turn {
                 if due >= began + slice.duration {
                     return turn;
                 }
-                match via.ask(work.request(number), work.protocol).await {
-                    Ok(_) => {
+                match via.ask(work.request(number)).await {
+                    Ok(()) => {
                         let latency = u64::try_from(due.elapsed().as_micros()).unwrap_or(LONGEST);
                         turn.latencies.saturating_record(latency.max(1));
                     }

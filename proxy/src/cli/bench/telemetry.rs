@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     way::{Via, Way},
-    work::{Protocol, Work},
+    work::Work,
 };
 
 /// RPCs between nodes that carry a client's data. What is missing serves consensus, transfers and health.
@@ -22,8 +22,8 @@ pub(super) async fn internal_rpcs(router: &Router, work: &Work) -> Option<u64> {
     }
     for node in topology.nodes() {
         let authority = node.address.rest().to_string().parse().ok()?;
-        let via = Via::new(&Way::Proxy(authority), router, 1, false).ok()?;
-        let answer = via.ask(work.plain(Method::GET, "/telemetry", None), Protocol::Rest).await.ok()?;
+        let via = Via::new(&Way::Proxy(authority), router, work, 1, false).ok()?;
+        let answer = via.rest(work.plain(Method::GET, "/telemetry", None)).await.ok()?;
         sum += count(&serde_json::from_slice(&answer).ok()?)?;
     }
     Some(sum)

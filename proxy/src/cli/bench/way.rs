@@ -1,4 +1,6 @@
 //! The ways that requests can take.
+//!
+//! Over gRPC they are asked as applications ask: with the official client, or with the SDK's own.
 
 use std::{
     convert::Infallible,
@@ -17,12 +19,13 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use qdrant_client::QdrantError;
 use qdrant_router::Router;
 use tower::ServiceExt;
 
 use super::{
     super::CliError,
-    work::{Protocol, TIMEOUT},
+    work::{Ask, Rpc, TIMEOUT, Work},
 };
 
 /// A way as the command line names it.
@@ -36,27 +39,36 @@ pub(super) enum Way {
 }
 
 /// A way to send requests.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Via {
     pub(super) name: String,
     kind: Kind,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Kind {
-    Router(Router),
+    Router(qdrant_router::Qdrant),
     Direct(Arc<Direct>),
 }
 
 /// To addresses, without a look at the request.
-#[derive(Debug)]
 struct Direct {
-    /// Each with connections of its own.
-    http2: Vec<Client<HttpConnector, Full<Bytes>>>,
     http1: Client<HttpConnector, Full<Bytes>>,
     /// For REST and for gRPC.
-    targets: Vec<(Authority, Authority)>,
+    targets: Vec<(Authority, qdrant_client::Qdrant)>,
     next: AtomicUsize,
+}
+
+/// Has a client make a call. Both clients have the same methods.
+macro_rules! call {
+    ($client:expr, $rpc:expr) => {
+        match $rpc {
+            Rpc::Upsert(request) => $client.upsert_points(request).await.map(drop),
+            Rpc::Get(request) => $client.get_points(request).await.map(drop),
+            Rpc::Query(request) => $client.query(*request).await.map(drop),
+            Rpc::Scroll(request) => $client.scroll(request).await.map(drop),
+        }
+    };
 }
 
 // === impl Way ===
@@ -85,10 +97,11 @@ impl FromStr for Way {
 // === impl Via ===
 
 impl Via {
-    /// The way through the cluster that `router` knows.
+    /// The way through the cluster that `router` knows, with the key of `work`.
     pub(super) fn new(
         way: &Way,
         router: &Router,
+        work: &Work,
         connections: u16,
         is_encrypted: bool,
     ) -> Result<Self, CliError> {
@@ -99,59 +112,70 @@ impl Via {
                 "with TLS there is only `sdk`; leave out the others, or measure without TLS",
             ));
         }
-        let place = |address: qdrant_router::discovery::Address| {
-            let authority = |address: std::net::SocketAddr| {
-                address.to_string().parse::<Authority>().map_err(|error| refused(&error.to_string()))
-            };
-            Ok::<_, CliError>((authority(address.rest())?, authority(address.grpc())?))
+        let place = |rest: Authority, grpc: &str| {
+            let mut config = qdrant_client::Qdrant::from_url(&format!("http://{grpc}"))
+                .api_key(work.key())
+                .timeout(TIMEOUT)
+                .skip_compatibility_check();
+            config.set_pool_size(connections.into());
+            Ok::<_, CliError>((rest, config.build().map_err(|error| refused(&error.to_string()))?))
+        };
+        let node = |address: qdrant_router::discovery::Address| {
+            let rest = address.rest().to_string().parse::<Authority>();
+            place(rest.map_err(|error| refused(&error.to_string()))?, &address.grpc().to_string())
         };
         let nodes = || topology.nodes().iter().filter(|node| node.reachable).map(|node| node.address);
         let none = "no node answers; `qdrant-router doctor` with the same flags tells why";
         let (name, targets) = match way {
-            Way::Sdk => return Ok(Self { name: "sdk".to_owned(), kind: Kind::Router(router.clone()) }),
-            Way::Node => ("node".to_owned(), vec![place(nodes().next().ok_or_else(|| refused(none))?)?]),
-            Way::RoundRobin => ("round-robin".to_owned(), nodes().map(place).collect::<Result<Vec<_>, _>>()?),
+            Way::Sdk => {
+                let client = qdrant_router::Qdrant::with_router(router.clone()).with_timeout(TIMEOUT);
+                let client = match work.key() {
+                    Some(key) => client.with_header("api-key", key),
+                    None => client,
+                };
+                return Ok(Self { name: "sdk".to_owned(), kind: Kind::Router(client) });
+            }
+            Way::Node => ("node".to_owned(), vec![node(nodes().next().ok_or_else(|| refused(none))?)?]),
+            Way::RoundRobin => ("round-robin".to_owned(), nodes().map(node).collect::<Result<Vec<_>, _>>()?),
             Way::Fallback => {
                 let fallback = topology.fallback().first();
                 let reason = "there is no fallback, or it does not resolve; name one with --fallback";
-                ("fallback".to_owned(), vec![place(*fallback.ok_or_else(|| refused(reason))?)?])
+                ("fallback".to_owned(), vec![node(*fallback.ok_or_else(|| refused(reason))?)?])
             }
-            Way::Proxy(authority) => (authority.to_string(), vec![(authority.clone(), authority.clone())]),
+            Way::Proxy(authority) => {
+                (authority.to_string(), vec![place(authority.clone(), authority.as_str())?])
+            }
         };
         if targets.is_empty() {
             return Err(refused(none));
         }
-        let connector = || {
-            let mut connector = HttpConnector::new();
-            connector.set_nodelay(true);
-            connector
-        };
-        let http2 = || Client::builder(TokioExecutor::new()).http2_only(true).build(connector());
-        let direct = Direct {
-            http2: (0..connections).map(|_| http2()).collect(),
-            http1: Client::builder(TokioExecutor::new()).build(connector()),
-            targets,
-            next: AtomicUsize::new(0),
-        };
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let http1 = Client::builder(TokioExecutor::new()).build(connector);
+        let direct = Direct { http1, targets, next: AtomicUsize::new(0) };
         Ok(Self { name, kind: Kind::Direct(Arc::new(direct)) })
     }
 
-    /// Sends a request and waits for all of the answer; fails where it is not what was hoped for.
-    pub(super) async fn ask(
-        &self,
-        request: Request<Full<Bytes>>,
-        protocol: Protocol,
-    ) -> Result<Bytes, String> {
+    /// Makes a request and waits for all of the answer; fails where it is not what was hoped for.
+    pub(super) async fn ask(&self, ask: Ask) -> Result<(), String> {
+        match ask {
+            Ask::Rest(request) => self.rest(request).await.map(drop),
+            Ask::Grpc(rpc) => self.grpc(rpc).await.map_err(|error| error.to_string()),
+        }
+    }
+
+    /// The body of the answer over REST.
+    pub(super) async fn rest(&self, request: Request<Full<Bytes>>) -> Result<Bytes, String> {
         let exchange = async {
             match &self.kind {
-                Kind::Router(router) => {
-                    let answer: Result<_, Infallible> = router.clone().oneshot(request).await;
+                Kind::Router(client) => {
+                    let answer: Result<_, Infallible> = client.router().clone().oneshot(request).await;
                     match answer {
-                        Ok(response) => judge(response, protocol).await,
+                        Ok(response) => judge(response).await,
                         Err(never) => match never {},
                     }
                 }
-                Kind::Direct(direct) => judge(direct.send(request, protocol).await?, protocol).await,
+                Kind::Direct(direct) => judge(direct.send(request).await?).await,
             }
         };
         match tokio::time::timeout(TIMEOUT, exchange).await {
@@ -159,31 +183,32 @@ impl Via {
             Err(_) => Err(format!("no answer within {TIMEOUT:?}")),
         }
     }
+
+    async fn grpc(&self, rpc: Rpc) -> Result<(), QdrantError> {
+        match &self.kind {
+            Kind::Router(client) => call!(client, rpc),
+            Kind::Direct(direct) => call!(direct.next().1, rpc),
+        }
+    }
 }
 
 impl Direct {
+    /// Each has its turn.
+    fn next(&self) -> &(Authority, qdrant_client::Qdrant) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        &self.targets[number % self.targets.len()]
+    }
+
     async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
-        protocol: Protocol,
     ) -> Result<Response<hyper::body::Incoming>, String> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let targets = self.targets.len().max(1);
-        let target = self.targets.get(number % targets);
-        // After each target had its turn, the next connection has.
-        let http2 = self.http2.get(number / targets % self.http2.len().max(1));
-        let (Some((rest, grpc)), Some(http2)) = (target, http2) else {
-            return Err("there is no address".to_owned());
-        };
-        let (client, authority) = match protocol {
-            Protocol::Rest => (&self.http1, rest),
-            Protocol::Grpc => (http2, grpc),
-        };
+        let (authority, _) = self.next();
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(http::uri::Scheme::HTTP);
         parts.authority = Some(authority.clone());
         *request.uri_mut() = Uri::from_parts(parts).map_err(|error| error.to_string())?;
-        client.request(request).await.map_err(|error| {
+        self.http1.request(request).await.map_err(|error| {
             let mut line = error.to_string();
             let mut cause = std::error::Error::source(&error);
             while let Some(error) = cause {
@@ -196,28 +221,15 @@ impl Direct {
 }
 
 /// The body of an answer that says that all is well.
-async fn judge<B: Body<Data = Bytes>>(response: Response<B>, protocol: Protocol) -> Result<Bytes, String>
+async fn judge<B: Body<Data = Bytes>>(response: Response<B>) -> Result<Bytes, String>
 where
     B::Error: std::fmt::Display,
 {
     let status = response.status();
-    let (parts, body) = response.into_parts();
-    let body = body.collect().await.map_err(|error| format!("the answer broke off: {error}"))?;
-    let trailers = body.trailers().cloned();
-    let body = body.to_bytes();
-    if !status.is_success() {
-        return Err(format!("answered {status}: {}", String::from_utf8_lossy(&body)));
+    let body = response.collect().await.map_err(|error| format!("the answer broke off: {error}"))?.to_bytes();
+    if status.is_success() {
+        Ok(body)
+    } else {
+        Err(format!("answered {status}: {}", String::from_utf8_lossy(&body)))
     }
-    if protocol == Protocol::Grpc {
-        let all = trailers.iter().chain([&parts.headers]);
-        let field = |name: &str| all.clone().find_map(|headers| headers.get(name)?.to_str().ok());
-        match field("grpc-status") {
-            Some("0") => {}
-            Some(code) => {
-                return Err(format!("answered status {code}: {}", field("grpc-message").unwrap_or_default()));
-            }
-            None => return Err("answered without a gRPC status".to_owned()),
-        }
-    }
-    Ok(body)
 }

@@ -2,10 +2,9 @@
 
 use std::{str::FromStr, time::Duration};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, Version, header};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, header};
 use http_body_util::Full;
-use prost::Message;
 use qdrant_client::qdrant::{
     GetPoints, PointId, PointStruct, Query, QueryPoints, ScrollPoints, ShardKey, ShardKeySelector,
     UpsertPoints, Value, VectorInput, shard_key,
@@ -38,6 +37,21 @@ pub(super) enum Op {
     Get,
     Query,
     Scroll,
+}
+
+/// One request, as a client takes it.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    Rest(Request<Full<Bytes>>),
+    Grpc(Rpc),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Rpc {
+    Upsert(UpsertPoints),
+    Get(GetPoints),
+    Query(Box<QueryPoints>),
+    Scroll(ScrollPoints),
 }
 
 /// Kinds of requests, each as often as its weight says.
@@ -141,8 +155,13 @@ impl Work {
         }
     }
 
+    /// The key that requests carry.
+    pub(super) fn key(&self) -> Option<&str> {
+        self.key.as_ref()?.to_str().ok()
+    }
+
     /// The request number `at`.
-    pub(super) fn request(&self, at: u64) -> Request<Full<Bytes>> {
+    pub(super) fn request(&self, at: u64) -> Ask {
         let id = scatter(at) % self.points;
         match self.mix.op(at) {
             Op::Upsert => self.upsert(self.same_key(at, id), self.batch),
@@ -158,7 +177,7 @@ impl Work {
     }
 
     /// An upsert of the points from `first` on; with shard keys, those of one key.
-    pub(super) fn upsert(&self, first: u64, count: u64) -> Request<Full<Bytes>> {
+    pub(super) fn upsert(&self, first: u64, count: u64) -> Ask {
         let step = u64::from(self.shard_keys.max(1));
         let ids = (0..count).map(|at| (first + at * step) % (self.points.div_ceil(step) * step));
         let path = format!("/collections/{}/points?wait=true", self.collection);
@@ -168,101 +187,80 @@ impl Work {
                     let payload: [(&str, Value); 1] = [("at", i64::try_from(id).unwrap_or(0).into())];
                     PointStruct::new(id, self.vector(id), payload)
                 };
-                self.grpc(
-                    "Upsert",
-                    &UpsertPoints {
-                        collection_name: self.collection.clone(),
-                        wait: Some(true),
-                        points: ids.map(point).collect(),
-                        shard_key_selector: self.selector(first),
-                        ..UpsertPoints::default()
-                    },
-                )
+                Ask::Grpc(Rpc::Upsert(UpsertPoints {
+                    collection_name: self.collection.clone(),
+                    wait: Some(true),
+                    points: ids.map(point).collect(),
+                    shard_key_selector: self.selector(first),
+                    ..UpsertPoints::default()
+                }))
             }
             Protocol::Rest => {
                 let point = |id: u64| json!({ "id": id, "vector": self.vector(id), "payload": { "at": id } });
                 let points: Vec<_> = ids.map(point).collect();
-                self.rest(Method::PUT, &path, Some(json!({ "points": points })), first)
+                self.rest(Method::PUT, &path, json!({ "points": points }), first)
             }
         }
     }
 
-    fn get(&self, id: u64) -> Request<Full<Bytes>> {
+    fn get(&self, id: u64) -> Ask {
         match self.protocol {
-            Protocol::Grpc => self.grpc(
-                "Get",
-                &GetPoints {
-                    collection_name: self.collection.clone(),
-                    ids: vec![PointId::from(id)],
-                    with_payload: Some(true.into()),
-                    shard_key_selector: self.selector(id),
-                    ..GetPoints::default()
-                },
-            ),
+            Protocol::Grpc => Ask::Grpc(Rpc::Get(GetPoints {
+                collection_name: self.collection.clone(),
+                ids: vec![PointId::from(id)],
+                with_payload: Some(true.into()),
+                shard_key_selector: self.selector(id),
+                ..GetPoints::default()
+            })),
             Protocol::Rest => {
                 let path = format!("/collections/{}/points", self.collection);
-                self.rest(Method::POST, &path, Some(json!({ "ids": [id], "with_payload": true })), id)
+                self.rest(Method::POST, &path, json!({ "ids": [id], "with_payload": true }), id)
             }
         }
     }
 
-    fn query(&self, id: u64) -> Request<Full<Bytes>> {
+    fn query(&self, id: u64) -> Ask {
         match self.protocol {
-            Protocol::Grpc => self.grpc(
-                "Query",
-                &QueryPoints {
-                    collection_name: self.collection.clone(),
-                    query: Some(Query::new_nearest(VectorInput::new_dense(self.vector(id)))),
-                    limit: Some(LIMIT.into()),
-                    with_payload: Some(true.into()),
-                    shard_key_selector: self.selector(id),
-                    ..QueryPoints::default()
-                },
-            ),
+            Protocol::Grpc => Ask::Grpc(Rpc::Query(Box::new(QueryPoints {
+                collection_name: self.collection.clone(),
+                query: Some(Query::new_nearest(VectorInput::new_dense(self.vector(id)))),
+                limit: Some(LIMIT.into()),
+                with_payload: Some(true.into()),
+                shard_key_selector: self.selector(id),
+                ..QueryPoints::default()
+            }))),
             Protocol::Rest => {
                 let path = format!("/collections/{}/points/query", self.collection);
                 let body = json!({ "query": self.vector(id), "limit": LIMIT, "with_payload": true });
-                self.rest(Method::POST, &path, Some(body), id)
+                self.rest(Method::POST, &path, body, id)
             }
         }
     }
 
-    fn scroll(&self, id: u64) -> Request<Full<Bytes>> {
+    fn scroll(&self, id: u64) -> Ask {
         match self.protocol {
-            Protocol::Grpc => self.grpc(
-                "Scroll",
-                &ScrollPoints {
-                    collection_name: self.collection.clone(),
-                    offset: Some(PointId::from(id)),
-                    limit: Some(LIMIT),
-                    with_payload: Some(true.into()),
-                    shard_key_selector: self.selector(id),
-                    ..ScrollPoints::default()
-                },
-            ),
+            Protocol::Grpc => Ask::Grpc(Rpc::Scroll(ScrollPoints {
+                collection_name: self.collection.clone(),
+                offset: Some(PointId::from(id)),
+                limit: Some(LIMIT),
+                with_payload: Some(true.into()),
+                shard_key_selector: self.selector(id),
+                ..ScrollPoints::default()
+            })),
             Protocol::Rest => {
                 let path = format!("/collections/{}/points/scroll", self.collection);
                 let body = json!({ "offset": id, "limit": LIMIT, "with_payload": true });
-                self.rest(Method::POST, &path, Some(body), id)
+                self.rest(Method::POST, &path, body, id)
             }
         }
     }
 
     /// A request of REST; `id` decides on its shard key.
-    fn rest(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<serde_json::Value>,
-        id: u64,
-    ) -> Request<Full<Bytes>> {
-        let body = body.map(|mut body| {
-            if let Some(key) = self.shard_key(id) {
-                body["shard_key"] = key.into();
-            }
-            body
-        });
-        self.plain(method, path, body)
+    fn rest(&self, method: Method, path: &str, mut body: serde_json::Value, id: u64) -> Ask {
+        if let Some(key) = self.shard_key(id) {
+            body["shard_key"] = key.into();
+        }
+        Ask::Rest(self.plain(method, path, Some(body)))
     }
 
     /// A request of REST that is not about points.
@@ -280,26 +278,6 @@ impl Work {
             request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             *request.body_mut() = Full::from(body.to_string());
         }
-        self.sign(request)
-    }
-
-    fn grpc(&self, rpc: &str, message: &impl Message) -> Request<Full<Bytes>> {
-        let mut body = BytesMut::with_capacity(message.encoded_len() + 5);
-        body.put_u8(0);
-        body.put_u32(u32::try_from(message.encoded_len()).unwrap_or(u32::MAX));
-        // There is room for it.
-        let _ = message.encode(&mut body);
-        let mut request = Request::new(Full::from(body.freeze()));
-        *request.method_mut() = Method::POST;
-        *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = format!("/qdrant.Points/{rpc}").parse().unwrap_or_default();
-        let headers = request.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        self.sign(request)
-    }
-
-    fn sign(&self, mut request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
         if let Some(key) = &self.key {
             request.headers_mut().insert("api-key", key.clone());
         }
