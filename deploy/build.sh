@@ -23,10 +23,16 @@ build() {
 }
 binary="$guided/$host/dist/qdrant-router"
 
+# Small requests in great numbers, and few large ones: what is counted seldom beside the rest is not thought to be hot. The
+# figures are those of a program that counts.
+load() {
+    env -u RUSTFLAGS cargo run --release --locked -p qdrant-router-benches --bin compare -- \
+        --router "$binary" --proxies qdrant-router --rounds 1 "$@" > /dev/null
+}
+
 build "-C profile-generate=$guided/counts"
-# Its figures are those of a program that counts.
-env -u RUSTFLAGS cargo run --release --locked -p qdrant-router-benches --bin compare -- \
-    --router "$binary" --proxies qdrant-router --rounds 1 --seconds 1 > /dev/null
+load --only query --seconds 2
+load --only MB --seconds 0.1
 "$profdata" merge --sparse --output "$guided/profile" "$guided/counts"
 build "-C profile-use=$guided/profile"
 install -D "$binary" "$target/dist/qdrant-router"
