@@ -135,12 +135,16 @@ impl Contender {
     }
 
     /// Has the process end by itself: one that was built to count what runs (`deploy/build.sh`) writes its counts then.
-    pub(crate) async fn end(mut self) {
-        let Some(child) = self.child.as_mut() else { return };
-        let Some(pid) = child.id() else { return };
-        // Where it can't be asked or does not end, it is killed as it is dropped.
-        let _ = Once::new("kill").args(["-TERM", &pid.to_string()]).status();
-        let _ = timeout(END, child.wait()).await;
+    pub(crate) async fn end(mut self) -> Result<(), String> {
+        let Some(child) = self.child.as_mut() else { return Ok(()) };
+        let Some(pid) = child.id() else { return Ok(()) };
+        // Every shell has `kill`; as a program it is in a package of its own.
+        let asked = Once::new("sh").args(["-c", "kill -TERM $0", &pid.to_string()]).status();
+        let is_asked = asked.is_ok_and(|status| status.success());
+        if is_asked && timeout(END, child.wait()).await.is_ok() {
+            return Ok(());
+        }
+        Err(format!("{}, process {pid}, was asked to end, did not within {END:?}, and is killed", self.name))
     }
 
     async fn listens(&mut self, directory: &Path) -> Result<(), String> {

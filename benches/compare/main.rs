@@ -185,15 +185,15 @@ async fn compare(options: &Options) -> Result<bool, String> {
         }
     }
     progress("");
-    for contender in contenders {
-        contender.end().await;
-    }
     print!("{}", report.text());
     if let Some(path) = &options.json {
         write(path, &report.json())?;
     }
     if let Some(path) = &options.page {
         write(path, &report.page())?;
+    }
+    for contender in contenders {
+        contender.end().await?;
     }
     Ok(report.is_clean())
 }
