@@ -25,7 +25,8 @@ if [ -z "$libraries" ] && [[ "$headers" =~ "program interpreter: "([^]]*) ]]; th
         "RUSTFLAGS='-C target-feature=+crt-static' deploy/build.sh, or give --with-libraries"
 fi
 
-# What the image holds, and the resolv.conf that the kubelet adds.
+# What the image holds, the resolv.conf that the kubelet adds, and of the devices that every runtime adds those that a
+# static binary draws its random numbers from.
 root="$(mktemp -d)"
 log="$root.log"
 router=
@@ -40,6 +41,8 @@ if [ -n "$libraries" ]; then
     { ldd "$binary" || true; } | grep -o '/[^ ]*' | while read -r library; do install -D "$library" "$root$library"; done
 fi
 echo "nameserver 127.0.0.1" > "$root/etc/resolv.conf"
+install -D /dev/null "$root/dev/random"
+install -D /dev/null "$root/dev/urandom"
 chmod 755 "$root"
 
 # Nobody listens at the node's address; the test is about the binary. A container has variables of its own only.
@@ -47,6 +50,7 @@ ip=127.9.63.3
 unshare --mount -- bash -euc '
     mount --bind "$0" "$0"
     mount -o remount,bind,ro "$0"
+    for device in random urandom; do mount --bind "/dev/$device" "$0/dev/$device"; done
     exec env --ignore-environment "$(command -v chroot)" --userspec=65532:65532 "$0" /qdrant-router serve --node 127.9.63.4 --upstream-tls \
         --listen-rest "$1:6333" --listen-grpc "$1:6334" --listen-admin "$1:9633"
 ' "$root" "$ip" 2> "$log" &
