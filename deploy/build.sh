@@ -23,11 +23,15 @@ build() {
 }
 binary="$guided/$host/dist/qdrant-router"
 
+# Two of the cores that may be used here, or the only one.
+cores="$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status)"
+
 # Small requests in great numbers, and few large ones: what is counted seldom beside the rest is not thought to be hot. The
 # figures are those of a program that counts.
 load() {
     env -u RUSTFLAGS cargo run --release --locked -p qdrant-router-benches --bin compare -- \
-        --router "$binary" --proxies qdrant-router --rounds 1 "$@" > /dev/null
+        --router "$binary" --proxies qdrant-router --rounds 1 \
+        --proxy-core "${cores%%[-,]*}" --load-core "${cores##*[-,]}" "$@" > /dev/null
 }
 
 build "-C profile-generate=$guided/counts"
