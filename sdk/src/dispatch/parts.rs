@@ -14,9 +14,9 @@ use super::{
     merge::{PartReply, Reply, merge},
 };
 use crate::{
-    request::{Body, Call, Intent, Keys, Pieces, Points, Protocol, Scope},
+    request::{Body, Call, Intent, Pieces, Points, Protocol, Scope},
     route::{Conditions, Plan, Split},
-    topology::{Collection, KeyGroup, Topology},
+    topology::{Collection, Topology},
 };
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -121,27 +121,16 @@ pub(crate) fn cut(
     conditions: &impl Conditions,
 ) -> Option<Vec<Share>> {
     let split = Split::of(intent, collection, topology, conditions)?;
-    let [scope] = &intent.scopes[..] else { return None };
-    let group = group(collection, &scope.keys)?;
-    let pieces = Pieces::of(call, body).ok()?;
-    let hashing = topology.hashing();
-    let hands: Vec<usize> =
-        pieces.ids.iter().map(|id| split.part_of(group, hashing, id)).collect::<Option<_>>()?;
-    let shares = split.parts.iter().enumerate().map(|(hand, shards)| {
-        let ids = pieces.ids.iter().zip(&hands).filter(|&(_, &held)| held == hand).map(|(&id, _)| id);
-        let scope = Scope { keys: scope.keys.clone(), points: Points::Ids(ids.collect()) };
+    let [Scope { keys, points: Points::Ids(ids) }] = &intent.scopes[..] else { return None };
+    let pieces = Pieces::of(call, body).ok().filter(|pieces| pieces.ids == ids[..])?;
+    let shares = split.parts.iter().enumerate().map(|(part, shards)| {
+        let is_in_it = |&at: &usize| split.part_of[at] == part;
+        let ids = (0..ids.len()).filter(is_in_it).map(|at| ids[at]).collect();
+        let scope = Scope { keys: keys.clone(), points: Points::Ids(ids) };
         let intent = Intent { scopes: smallvec![scope], ..*intent };
-        Share { shards: shards.len(), intent, body: pieces.part(|i| hands[i] == hand) }
+        Share { shards: shards.len(), intent, body: pieces.part(|at| is_in_it(&at)) }
     });
     Some(shares.collect())
-}
-
-fn group<'a>(collection: &'a Collection, keys: &Keys) -> Option<&'a KeyGroup> {
-    match keys {
-        Keys::Unspecified => collection.group(None),
-        Keys::Any(keys) => collection.group(Some(keys.first()?)),
-        Keys::WithFallback { .. } => None,
-    }
 }
 
 impl Job {

@@ -1,6 +1,6 @@
 //! The RPCs of Qdrant 1.12 to 1.19, and where their messages keep what matters.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
 
 use super::{
@@ -257,12 +257,18 @@ pub(super) const HEADER: usize = 5;
 
 /// One uncompressed message, ready to be sent.
 pub(crate) fn frame(message: &[u8]) -> Bytes {
-    let mut framed = BytesMut::with_capacity(HEADER + message.len());
-    framed.put_u8(0);
+    frame_of(message.len(), |out| out.extend_from_slice(message))
+}
+
+/// The same, of what `write` appends: some `length` bytes.
+pub(super) fn frame_of(length: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut framed = Vec::with_capacity(HEADER + length);
+    framed.extend_from_slice(&[0; HEADER]);
+    write(&mut framed);
     // A part is never longer than the whole, whose length came in these four bytes.
-    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    framed.put_slice(message);
-    framed.freeze()
+    let written = u32::try_from(framed.len() - HEADER).unwrap_or(u32::MAX);
+    framed[1..HEADER].copy_from_slice(&written.to_be_bytes());
+    framed.into()
 }
 
 /// How long a unary call says it is whose body begins so.

@@ -57,7 +57,10 @@ impl Pieces {
     pub(crate) fn part(&self, keeps: impl Fn(usize) -> bool) -> Bytes {
         match &self.cut {
             Cut::Json(lists) => json::part(&self.body, lists, keeps),
-            Cut::Protobuf(cut) => grpc::frame(&protobuf::part(cut, &self.body[grpc::HEADER..], keeps)),
+            Cut::Protobuf(cut) => {
+                let message = &self.body[grpc::HEADER..];
+                grpc::frame_of(message.len(), |out| protobuf::write_part(out, cut, message, keeps))
+            }
         }
     }
 }

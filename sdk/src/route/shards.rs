@@ -93,6 +93,13 @@ fn sort(shards: &mut Shards) {
 // === impl Touched ===
 
 impl Touched {
+    /// The owners of points that are written at once, which may be the same ones again and again.
+    pub(super) fn at_once(owners: &[ShardId]) -> Self {
+        let mut shards = Shards::from_slice(owners);
+        sort(&mut shards);
+        Self { rounds: SmallVec::from_elem(shards, 1) }
+    }
+
     /// All its shards, ascending, each once.
     pub(super) fn shards(&self) -> Shards {
         let mut shards = self.rounds.iter().flatten().copied().collect();

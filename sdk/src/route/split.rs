@@ -11,13 +11,11 @@ use smallvec::SmallVec;
 use super::{
     costs::Costs,
     plan::{Conditions, rendezvous},
-    shards::touched,
+    shards::Touched,
 };
 use crate::{
     request::{Action, Intent, Keys, Points, Scope},
-    topology::{
-        Collection, Hashing, KeyGroup, Node, PeerId, PointId, ShardId, Topology, WriteOrdering, leader,
-    },
+    topology::{Collection, KeyGroup, Node, PeerId, PointId, ShardId, Topology, WriteOrdering, leader},
 };
 
 /// More holders than this are covered greedily rather than optimally.
@@ -28,6 +26,8 @@ const EXACT_COVER: usize = 12;
 pub(crate) struct Split {
     /// The shards of each part, one part for each node.
     pub(crate) parts: Vec<Vec<ShardId>>,
+    /// For each point that the write lists, the part that gets it.
+    pub(crate) part_of: Vec<usize>,
 }
 
 // === impl Split ===
@@ -49,17 +49,16 @@ impl Split {
         conditions: &impl Conditions,
     ) -> Option<Self> {
         let (ordering, scope, ids) = listed(intent)?;
-        let is_simple = match &scope.keys {
-            Keys::Unspecified => true,
-            Keys::Any(keys) => keys.len() == 1,
-            Keys::WithFallback { .. } => false,
-        };
         // A request that is too large for strict mode must not slip through in parts.
         let is_too_large = collection.max_points_per_write.is_some_and(|limit| ids.len() > limit);
-        if !is_simple || is_too_large || collection.resharding.is_some() {
+        if is_too_large || collection.resharding.is_some() {
             return None;
         }
-        let touched = touched(intent, collection, topology.hashing()).ok()?;
+        let group = group(collection, &scope.keys)?;
+        // Nothing is resharded, so each point has one owner.
+        let owner = |id| group.owners(topology.hashing(), id).next();
+        let owners: Vec<ShardId> = ids.iter().map(owner).collect::<Option<_>>()?;
+        let touched = Touched::at_once(&owners);
         let shards = Some(touched.shards()).filter(|shards| shards.len() > 1)?;
         let costs = Costs::of(&touched, collection, intent);
         let usable: SmallVec<[&Node; 8]> = topology
@@ -76,13 +75,10 @@ impl Split {
         if dealt > whole || cover.len() < 2 {
             return None;
         }
-        Some(Self { parts: holders.deal(&cover) }).filter(|split| split.parts.len() > 1)
-    }
-
-    /// Which part a point belongs to.
-    pub(crate) fn part_of(&self, group: &KeyGroup, hashing: Hashing, id: &PointId) -> Option<usize> {
-        let shard = group.owners(hashing, id).next()?;
-        self.parts.iter().position(|shards| shards.contains(&shard))
+        let parts = Some(holders.deal(&cover)).filter(|parts| parts.len() > 1)?;
+        let part_of = |shard| parts.iter().position(|part| part.contains(shard));
+        let part_of = owners.iter().map(part_of).collect::<Option<_>>()?;
+        Some(Self { parts, part_of })
     }
 }
 
@@ -93,6 +89,18 @@ fn listed(intent: &Intent) -> Option<(WriteOrdering, &Scope, &[PointId])> {
             Some((ordering, scope, ids))
         }
         _ => None,
+    }
+}
+
+/// The one group of shards that `keys` select.
+fn group<'a>(collection: &'a Collection, keys: &Keys) -> Option<&'a KeyGroup> {
+    match keys {
+        Keys::Unspecified => collection.group(None),
+        Keys::Any(keys) => match &keys[..] {
+            [key] => collection.group(Some(key)),
+            _ => None,
+        },
+        Keys::WithFallback { .. } => None,
     }
 }
 

@@ -112,9 +112,8 @@ fn dense_bytes(vector: Value<'_>) -> Result<u64, NotUnderstood> {
     Ok(bytes)
 }
 
-/// The message with only those points that `keeps` names.
-pub(super) fn part(cut: &Cut, message: &[u8], keeps: impl Fn(usize) -> bool) -> Vec<u8> {
-    let mut part = Vec::with_capacity(message.len());
+/// Appends the message with only those points that `keeps` names.
+pub(super) fn write_part(part: &mut Vec<u8>, cut: &Cut, message: &[u8], keeps: impl Fn(usize) -> bool) {
     cut.rest.iter().for_each(|field| part.extend_from_slice(&message[field.clone()]));
     let kept =
         || cut.points.iter().enumerate().filter(|&(i, _)| keeps(i)).map(|(_, point)| &message[point.clone()]);
@@ -123,12 +122,11 @@ pub(super) fn part(cut: &Cut, message: &[u8], keeps: impl Fn(usize) -> bool) -> 
         Location::Selector(number) => {
             let list: usize = kept().map(<[u8]>::len).sum();
             let selector = 1 + varint_length(list) + list;
-            write_key(&mut part, number, selector);
-            write_key(&mut part, 1, list);
+            write_key(part, number, selector);
+            write_key(part, 1, list);
             kept().for_each(|id| part.extend_from_slice(id));
         }
     }
-    part
 }
 
 /// The key of a length-delimited field, and its length.

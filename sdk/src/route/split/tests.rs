@@ -4,7 +4,7 @@ use super::*;
 use crate::route::Fitness;
 use crate::{
     request::Scope,
-    topology::{Address, Epoch, Replica, ReplicaState, Resharding, ReshardingDirection, Shard},
+    topology::{Address, Epoch, HashRing, Replica, ReplicaState, Resharding, ReshardingDirection, Shard},
 };
 
 struct Calm(Vec<PeerId>);
@@ -53,6 +53,21 @@ fn split(intent: &Intent, collection: &Collection, down: &[PeerId]) -> Option<Ve
 fn one_copy_is_dealt_out_to_its_nodes() {
     let parts = split(&write(WriteOrdering::Weak, 0..100), &collection(1, None), &[]);
     assert_eq!(parts, Some(vec![vec![0, 3], vec![1, 4], vec![2, 5]]));
+}
+
+#[test]
+fn each_point_goes_where_its_shard_goes() {
+    let (ids, collection) = (0..100, collection(2, None));
+    let topology = Topology::of_nodes((1..=3).map(|peer| (peer, address(peer))));
+    let write = write(WriteOrdering::Weak, ids.clone());
+    let split = Split::of(&write, &collection, &topology, &Calm(vec![])).expect("a split");
+    let ring = HashRing::new(0..6);
+    let gets = |id| &split.parts[split.part_of[id as usize]];
+    assert_eq!(split.part_of.len(), 100);
+    for id in ids {
+        let shard = ring.shard(&PointId::Num(id)).expect("a shard");
+        assert!(gets(id).contains(&shard), "{id}");
+    }
 }
 
 #[test]
