@@ -12,26 +12,27 @@ use super::NotUnderstood;
 /// A place in a text, before a value.
 #[derive(Clone, Debug)]
 pub(crate) struct Scan<'a> {
-    text: &'a [u8],
-    at: usize,
+    /// Of the whole text.
+    length: usize,
+    rest: &'a [u8],
 }
 
 type Result<T> = std::result::Result<T, NotUnderstood>;
 
 impl<'a> Scan<'a> {
     pub(crate) fn new(text: &'a [u8]) -> Self {
-        Self { text, at: 0 }
+        Self { length: text.len(), rest: text }
     }
 
     /// Before the value that begins there.
     pub(crate) fn at(text: &'a [u8], at: usize) -> Self {
-        Self { text, at }
+        Self { length: text.len(), rest: &text[at..] }
     }
 
     /// Where the value ends.
     pub(crate) fn after_value(mut self) -> Result<usize> {
         self.value()?;
-        Ok(self.at)
+        Ok(self.length - self.rest.len())
     }
 
     /// Takes an object, and has `member` take the value of each of its keys.
@@ -43,10 +44,9 @@ impl<'a> Scan<'a> {
         loop {
             self.expect(b'"')?;
             // The same key can be written in many ways, and nobody does; control characters are no JSON.
-            let rest = &self.text[self.at..];
-            let end = rest.iter().position(|&byte| matches!(byte, b'"' | b'\\' | ..b' '));
-            let (key, _) = rest.split_at(end.filter(|&end| rest[end] == b'"').ok_or(NotUnderstood)?);
-            self.at += key.len() + 1;
+            let ends = |&byte: &u8| matches!(byte, b'"' | b'\\' | ..b' ');
+            let (key, rest) = self.rest.split_at(self.rest.iter().position(ends).ok_or(NotUnderstood)?);
+            self.rest = rest.strip_prefix(b"\"").ok_or(NotUnderstood)?;
             self.expect(b':')?;
             member(key, self)?;
             if !self.take(b',') {
@@ -72,20 +72,20 @@ impl<'a> Scan<'a> {
     /// Takes a value of any kind, and returns its text.
     pub(crate) fn value(&mut self) -> Result<&'a [u8]> {
         let first = self.peek().ok_or(NotUnderstood)?;
-        let start = self.at;
-        self.at += 1;
+        let text = self.rest;
+        self.rest = &self.rest[1..];
         match first {
             b'"' => self.skip_text()?,
             b'[' => self.skip_nested(b'[', b']')?,
             b'{' => self.skip_nested(b'{', b'}')?,
             b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
                 let is_over = |byte: &u8| matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
-                let rest = &self.text[self.at..];
-                self.at += rest.iter().position(is_over).unwrap_or(rest.len());
+                let length = self.rest.iter().position(is_over).unwrap_or(self.rest.len());
+                self.rest = &self.rest[length..];
             }
             _ => return Err(NotUnderstood),
         }
-        Ok(&self.text[start..self.at])
+        Ok(&text[..text.len() - self.rest.len()])
     }
 
     /// Takes the vector of a point. One that begins with a number is a list of numbers, which the next bracket ends.
@@ -95,7 +95,8 @@ impl<'a> Scan<'a> {
         if !self.is_dense() {
             return self.value().map(drop);
         }
-        self.at += memchr(b']', &self.text[self.at..]).ok_or(NotUnderstood)? + 1;
+        let end = memchr(b']', self.rest).ok_or(NotUnderstood)?;
+        self.rest = &self.rest[end + 1..];
         Ok(())
     }
 
@@ -107,7 +108,8 @@ impl<'a> Scan<'a> {
 
     /// Where the value lies that has just been taken.
     pub(crate) fn before(&self, value: &[u8]) -> Range<usize> {
-        self.at - value.len()..self.at
+        let end = self.length - self.rest.len();
+        end - value.len()..end
     }
 
     /// Takes `null`, if that is the value.
@@ -117,14 +119,20 @@ impl<'a> Scan<'a> {
     }
 
     /// The first byte of the value.
+    #[inline]
     pub(crate) fn peek(&mut self) -> Option<u8> {
-        while let Some(&byte) = self.text.get(self.at) {
-            if !is_space(byte) {
-                return Some(byte);
-            }
-            self.at += 1;
+        match self.rest {
+            &[byte, ..] if !is_space(byte) => Some(byte),
+            _ => self.peek_after_space(),
         }
-        None
+    }
+
+    /// Clients that care for speed write none.
+    #[inline(never)]
+    fn peek_after_space(&mut self) -> Option<u8> {
+        let at = self.rest.iter().position(|&byte| !is_space(byte)).unwrap_or(self.rest.len());
+        self.rest = &self.rest[at..];
+        self.rest.first().copied()
     }
 
     /// Nothing is left.
@@ -134,7 +142,9 @@ impl<'a> Scan<'a> {
 
     fn take(&mut self, wanted: u8) -> bool {
         let is_there = self.peek() == Some(wanted);
-        self.at += usize::from(is_there);
+        if is_there {
+            self.rest = &self.rest[1..];
+        }
         is_there
     }
 
@@ -145,16 +155,14 @@ impl<'a> Scan<'a> {
     /// Goes to the end of a text, of which the opening quote is behind.
     fn skip_text(&mut self) -> Result<()> {
         loop {
-            let found = memchr2(b'"', b'\\', &self.text[self.at..]).ok_or(NotUnderstood)?;
-            self.at += found + 1;
-            if self.text[self.at - 1] == b'"' {
+            let found = memchr2(b'"', b'\\', self.rest).ok_or(NotUnderstood)?;
+            let (before, rest) = self.rest[found..].split_first().ok_or(NotUnderstood)?;
+            self.rest = rest;
+            if *before == b'"' {
                 return Ok(());
             }
             // What is escaped is no end.
-            if self.at == self.text.len() {
-                return Err(NotUnderstood);
-            }
-            self.at += 1;
+            self.rest = self.rest.get(1..).ok_or(NotUnderstood)?;
         }
     }
 
@@ -163,9 +171,10 @@ impl<'a> Scan<'a> {
     fn skip_nested(&mut self, open: u8, close: u8) -> Result<()> {
         let mut depth = 1;
         while depth > 0 {
-            let found = memchr3(b'"', open, close, &self.text[self.at..]).ok_or(NotUnderstood)?;
-            self.at += found + 1;
-            match self.text[self.at - 1] {
+            let found = memchr3(b'"', open, close, self.rest).ok_or(NotUnderstood)?;
+            let (&byte, rest) = self.rest[found..].split_first().ok_or(NotUnderstood)?;
+            self.rest = rest;
+            match byte {
                 b'"' => self.skip_text()?,
                 byte if byte == open => depth += 1,
                 _ => depth -= 1,
