@@ -122,13 +122,13 @@ pub(crate) fn cut(
 ) -> Option<Vec<Share>> {
     let split = Split::of(intent, collection, topology, conditions)?;
     let [Scope { keys, points: Points::Ids(ids) }] = &intent.scopes[..] else { return None };
+    // What the parts were made for is what is cut.
     let pieces = Pieces::of(call, body).ok().filter(|pieces| pieces.ids == ids[..])?;
     let shares = split.parts.iter().enumerate().map(|(part, shards)| {
-        let is_in_it = |&at: &usize| split.part_of[at] == part;
-        let ids = (0..ids.len()).filter(is_in_it).map(|at| ids[at]).collect();
-        let scope = Scope { keys: keys.clone(), points: Points::Ids(ids) };
+        let ids = ids.iter().zip(&split.part_of).filter(|&(_, &part_of)| part_of == part).map(|(&id, _)| id);
+        let scope = Scope { keys: keys.clone(), points: Points::Ids(ids.collect()) };
         let intent = Intent { scopes: smallvec![scope], ..*intent };
-        Share { shards: shards.len(), intent, body: pieces.part(|at| is_in_it(&at)) }
+        Share { shards: shards.len(), intent, body: pieces.part(|at| split.part_of[at] == part) }
     });
     Some(shares.collect())
 }

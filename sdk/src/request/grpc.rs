@@ -260,7 +260,7 @@ pub(crate) fn frame(message: &[u8]) -> Bytes {
     frame_of(message.len(), |out| out.extend_from_slice(message))
 }
 
-/// The same, of what `write` appends: some `length` bytes.
+/// The same, of what `write` appends, with room for `length` bytes of it.
 pub(super) fn frame_of(length: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut framed = Vec::with_capacity(HEADER + length);
     framed.extend_from_slice(&[0; HEADER]);

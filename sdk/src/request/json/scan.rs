@@ -32,7 +32,7 @@ impl<'a> Scan<'a> {
     /// Where the value ends.
     pub(crate) fn after_value(mut self) -> Result<usize> {
         self.value()?;
-        Ok(self.length - self.rest.len())
+        Ok(self.position())
     }
 
     /// Takes an object, and has `member` take the value of each of its keys.
@@ -95,9 +95,7 @@ impl<'a> Scan<'a> {
         if !self.is_dense() {
             return self.value().map(drop);
         }
-        let end = memchr(b']', self.rest).ok_or(NotUnderstood)?;
-        self.rest = &self.rest[end + 1..];
-        Ok(())
+        self.pass(memchr(b']', self.rest)).map(drop)
     }
 
     /// Whether the value is a list that begins with a number.
@@ -108,8 +106,7 @@ impl<'a> Scan<'a> {
 
     /// Where the value lies that has just been taken.
     pub(crate) fn before(&self, value: &[u8]) -> Range<usize> {
-        let end = self.length - self.rest.len();
-        end - value.len()..end
+        self.position() - value.len()..self.position()
     }
 
     /// Takes `null`, if that is the value.
@@ -152,13 +149,22 @@ impl<'a> Scan<'a> {
         if self.take(wanted) { Ok(()) } else { Err(NotUnderstood) }
     }
 
+    fn position(&self) -> usize {
+        self.length - self.rest.len()
+    }
+
+    /// Goes behind the byte that a search has `found`, and returns it.
+    fn pass(&mut self, found: Option<usize>) -> Result<u8> {
+        let found = found.and_then(|at| self.rest[at..].split_first());
+        let (&byte, rest) = found.ok_or(NotUnderstood)?;
+        self.rest = rest;
+        Ok(byte)
+    }
+
     /// Goes to the end of a text, of which the opening quote is behind.
     fn skip_text(&mut self) -> Result<()> {
         loop {
-            let found = memchr2(b'"', b'\\', self.rest).ok_or(NotUnderstood)?;
-            let (before, rest) = self.rest[found..].split_first().ok_or(NotUnderstood)?;
-            self.rest = rest;
-            if *before == b'"' {
+            if self.pass(memchr2(b'"', b'\\', self.rest))? == b'"' {
                 return Ok(());
             }
             // What is escaped is no end.
@@ -171,10 +177,7 @@ impl<'a> Scan<'a> {
     fn skip_nested(&mut self, open: u8, close: u8) -> Result<()> {
         let mut depth = 1;
         while depth > 0 {
-            let found = memchr3(b'"', open, close, self.rest).ok_or(NotUnderstood)?;
-            let (&byte, rest) = self.rest[found..].split_first().ok_or(NotUnderstood)?;
-            self.rest = rest;
-            match byte {
+            match self.pass(memchr3(b'"', open, close, self.rest))? {
                 b'"' => self.skip_text()?,
                 byte if byte == open => depth += 1,
                 _ => depth -= 1,
