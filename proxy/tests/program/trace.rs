@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{server::conn::http1, service::service_fn};
@@ -157,9 +158,12 @@ async fn a_node_that_is_dead_is_one_span_of_the_request_and_the_next_one_is_anot
     .await;
     assert_eq!(count(ip, &sampled(0)).await.status(), StatusCode::OK);
     cluster.kill(1).await.expect("a dead node");
-    // One of them meets the dead node; a slow one may be sent twice, too, and tells another story.
-    for number in 1..=50 {
-        assert_eq!(count(ip, &sampled(number)).await.status(), StatusCode::OK);
+    // One of them meets the dead node, however quick the others are: of those that come together some find them busy. A slow
+    // one may be sent twice, too, and tells another story.
+    for first in (1..=50).step_by(5) {
+        let answers =
+            join_all((first..first + 5).map(async |number| count(ip, &sampled(number)).await)).await;
+        assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK), "{answers:?}");
     }
     let said = end(program).await;
 
