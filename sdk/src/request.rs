@@ -20,6 +20,7 @@ mod encoding;
 pub mod fuzzing;
 pub(crate) mod grpc;
 mod json;
+mod listing;
 mod protobuf;
 pub(crate) mod rest;
 mod retrieve;
@@ -169,7 +170,7 @@ pub enum Keys {
 /// A selection of points.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Points {
-    /// By a filter, or without looking at ids: every shard may be touched.
+    /// By a filter, by more ids than are listed (65,536), or without looking at ids: every shard may be touched.
     All,
     /// By id.
     Ids(SmallVec<[PointId; 1]>),
@@ -338,6 +339,23 @@ impl Intent {
         self.action == Action::Read
             && self.affinity.is_none()
             && matches!(self.scopes[..], [Scope { keys: Keys::Unspecified, .. }])
+    }
+
+    /// The memory that its lists take beside itself.
+    pub(crate) fn listed_bytes(&self) -> usize {
+        let lists = self.scopes.iter().map(|Scope { keys, points }| {
+            let ids = match points {
+                Points::Ids(ids) if ids.spilled() => size_of_val(&ids[..]),
+                Points::Ids(_) | Points::All => 0,
+            };
+            let keys = match keys {
+                Keys::Any(keys) => size_of_val(&keys[..]),
+                Keys::Unspecified | Keys::WithFallback { .. } => 0,
+            };
+            ids + keys
+        });
+        let scopes = if self.scopes.spilled() { size_of_val(&self.scopes[..]) } else { 0 };
+        scopes + lists.sum::<usize>()
     }
 
     /// The intent of a request whose body is not looked into: it may touch all of `collection`.

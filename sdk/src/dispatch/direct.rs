@@ -30,7 +30,8 @@ use crate::{
     topology::{Address, Collection, PointId, ShardId, Topology},
 };
 
-/// Qdrant takes bodies of up to two megabytes here; ids of more points go the ordinary way.
+/// Qdrant takes bodies of up to two megabytes here; longer ones, and ids of more points, go the ordinary way.
+const MAX_BODY: usize = 2 << 20;
 const MAX_IDS: usize = 10_000;
 
 /// A read of points by id that is to be made shard by shard.
@@ -70,7 +71,7 @@ impl Dispatcher {
         if !self.direct_point_reads || intent.action != Action::Read || intent.affinity.is_some() {
             return None;
         }
-        let wanted = retrieve(call, job.plain.as_deref()?)?;
+        let wanted = retrieve(call, job.plain.as_deref().filter(|body| body.len() <= MAX_BODY)?)?;
         let has_consistency = job
             .head
             .uri

@@ -5,6 +5,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     Call, Class, Depth, Keys, Layout, NotUnderstood, Points, Protocol, Repeat, Scope,
+    listing::{Listing, MAX_LISTED, MAX_SHARD_KEYS, Room},
     protobuf::{Fields, Value},
 };
 pub(crate) mod json;
@@ -200,6 +201,7 @@ pub(super) fn peek(
     depth: Depth,
 ) -> Result<(WriteOrdering, SmallVec<[Scope; 1]>), NotUnderstood> {
     let message = Fields::of(unframe(body)?);
+    let mut room = Room::new();
     match method.message {
         Message::Nothing
         | Message::Collection
@@ -219,13 +221,13 @@ pub(super) fn peek(
             for field in message {
                 if let (2, item) = field? {
                     let keys = keys(item.message()?.last(item_key)?)?;
-                    scopes.push(Scope { keys, points: Points::All });
+                    list(&mut scopes, Scope { keys, points: Points::All })?;
                 }
             }
             Ok((WriteOrdering::Weak, scopes))
         }
         Message::Write { points, key, ordering } => {
-            let (scope, led) = write_of(message, points, key, Some(ordering), depth)?;
+            let (scope, led) = write_of(message, points, key, Some(ordering), depth, &mut room)?;
             Ok((ordering_of(led)?, smallvec![scope]))
         }
         Message::Operations => {
@@ -236,12 +238,21 @@ pub(super) fn peek(
             let mut scopes = SmallVec::new();
             for field in message {
                 if let (3, operation) = field? {
-                    scopes.push(operation_scope(operation.message()?, depth)?);
+                    list(&mut scopes, operation_scope(operation.message()?, depth, &mut room)?)?;
                 }
             }
             Ok((led, scopes))
         }
     }
+}
+
+/// Adds a scope, unless there are too many.
+fn list(scopes: &mut SmallVec<[Scope; 1]>, scope: Scope) -> Result<(), NotUnderstood> {
+    if scopes.len() == MAX_LISTED {
+        return Err(NotUnderstood);
+    }
+    scopes.push(scope);
+    Ok(())
 }
 
 /// Where the one list of points is that this RPC writes.
@@ -286,22 +297,19 @@ pub(super) fn unframe(body: &[u8]) -> Result<&[u8], NotUnderstood> {
 }
 
 /// One `PointsUpdateOperation`.
-fn operation_scope(mut operation: Fields<'_>, depth: Depth) -> Result<Scope, NotUnderstood> {
+fn operation_scope(mut operation: Fields<'_>, depth: Depth, room: &mut Room) -> Result<Scope, NotUnderstood> {
     let (number, value) = operation.next().ok_or(NotUnderstood)??;
     let message = value.message()?;
+    let mut scope = |points, key| write_of(message.clone(), points, key, None, depth, room).map(|of| of.0);
     match number {
-        1 => scope(message, Location::Structs { field: 1, vectors: 4 }, 2, depth),
-        7 => scope(message, Location::Structs { field: 1, vectors: 2 }, 2, depth),
-        2 | 6 => Ok(Scope { keys: Keys::Unspecified, points: selected(message, depth)? }),
-        3..=5 => scope(message, Location::Selector(2), 3, depth),
-        8 => scope(message, Location::Selector(1), 3, depth),
-        9 | 10 => scope(message, Location::Selector(1), 2, depth),
+        1 => scope(Location::Structs { field: 1, vectors: 4 }, 2),
+        7 => scope(Location::Structs { field: 1, vectors: 2 }, 2),
+        2 | 6 => Ok(Scope { keys: Keys::Unspecified, points: selected(message, depth, room)? }),
+        3..=5 => scope(Location::Selector(2), 3),
+        8 => scope(Location::Selector(1), 3),
+        9 | 10 => scope(Location::Selector(1), 2),
         _ => Err(NotUnderstood),
     }
-}
-
-fn scope(message: Fields<'_>, points: Location, key: u32, depth: Depth) -> Result<Scope, NotUnderstood> {
-    write_of(message, points, key, None, depth).map(|(scope, _)| scope)
 }
 
 /// The scope of a write and its field `ordering`, in one walk over the message.
@@ -311,12 +319,13 @@ fn write_of<'a>(
     key: u32,
     ordering: Option<u32>,
     depth: Depth,
+    room: &mut Room,
 ) -> Result<(Scope, Option<Value<'a>>), NotUnderstood> {
-    let (mut ids, mut selector, mut key_selector, mut led) = (SmallVec::new(), None, None, None);
+    let (mut ids, mut selector, mut key_selector, mut led) = (Listing::default(), None, None, None);
     for field in message {
         let (number, value) = field?;
         match points {
-            Location::Structs { field, .. } if field == number && depth.ids => {
+            Location::Structs { field, .. } if field == number && depth.ids && ids.has_room(room) => {
                 ids.push(point_id(value.message()?.last(1)?.ok_or(NotUnderstood)?)?);
             }
             Location::Selector(field) if field == number => selector = Some(value),
@@ -328,14 +337,14 @@ fn write_of<'a>(
     let keys = if depth.keys { keys(key_selector)? } else { Keys::Unspecified };
     let points = match points {
         _ if !depth.ids => Points::All,
-        Location::Structs { .. } => Points::Ids(ids),
-        Location::Selector(_) => selected(selector.ok_or(NotUnderstood)?.message()?, depth)?,
+        Location::Structs { .. } => ids.points(room),
+        Location::Selector(_) => selected(selector.ok_or(NotUnderstood)?.message()?, depth, room)?,
     };
     Ok((Scope { keys, points }, led))
 }
 
 /// `PointsSelector { points: PointsIdsList = 1 | filter = 2 }`
-fn selected(selector: Fields<'_>, depth: Depth) -> Result<Points, NotUnderstood> {
+fn selected(selector: Fields<'_>, depth: Depth, room: &mut Room) -> Result<Points, NotUnderstood> {
     if !depth.ids {
         return Ok(Points::All);
     }
@@ -343,13 +352,15 @@ fn selected(selector: Fields<'_>, depth: Depth) -> Result<Points, NotUnderstood>
     for field in selector {
         match field? {
             (1, list) => {
-                let mut ids = SmallVec::new();
+                let mut ids = Listing::default();
                 for field in list.message()? {
-                    if let (1, id) = field? {
+                    if let (1, id) = field?
+                        && ids.has_room(room)
+                    {
                         ids.push(point_id(id)?);
                     }
                 }
-                selected = Ok(Points::Ids(ids));
+                selected = Ok(ids.points(room));
             }
             (2, _) => selected = Ok(Points::All),
             _ => {}
@@ -374,8 +385,10 @@ pub(super) fn point_id(id: Value<'_>) -> Result<PointId, NotUnderstood> {
 /// `ShardKeySelector { repeated ShardKey shard_keys = 1; ShardKey fallback = 2 }`
 fn keys(selector: Option<Value<'_>>) -> Result<Keys, NotUnderstood> {
     let Some(selector) = selector else { return Ok(Keys::Unspecified) };
-    let mut keys = Vec::new();
-    let mut fallback = None;
+    let (mut keys, mut fallback) = (Vec::new(), None);
+    if selector.bytes()?.len() > MAX_SHARD_KEYS {
+        return Err(NotUnderstood);
+    }
     for field in selector.message()? {
         match field? {
             (1, key) => keys.push(shard_key(key)?),

@@ -12,7 +12,10 @@ use serde::{
 };
 use smallvec::{SmallVec, smallvec};
 
-use super::{Depth, Keys, NotUnderstood, Points, Scope};
+use super::{
+    Depth, Keys, NotUnderstood, Points, Scope,
+    listing::{Listing, MAX_LISTED, MAX_SHARD_KEYS, Room},
+};
 use crate::topology::{PointId, ShardKey};
 
 mod scan;
@@ -61,7 +64,7 @@ pub(super) fn scopes(layout: Layout, body: &[u8], depth: Depth) -> Result<SmallV
     if depth == Depth::default() || layout == Layout::Nothing {
         return Ok(smallvec![Scope::EVERYTHING]);
     }
-    let mut scan = Scan::new(body);
+    let (mut scan, mut room) = (Scan::new(body), Room::new());
     let scopes = match layout {
         Layout::Nothing | Layout::Location => smallvec![Scope::EVERYTHING],
         Layout::Key | Layout::Retrieve => smallvec![keyed(&mut scan)?],
@@ -70,9 +73,9 @@ pub(super) fn scopes(layout: Layout, body: &[u8], depth: Depth) -> Result<SmallV
             smallvec![keyed(&mut scan)?]
         }
         Layout::Points | Layout::Selector | Layout::VectorSelector => {
-            smallvec![Document::take(&mut scan)?.scope(layout)?]
+            smallvec![Document::take(&mut scan, &mut room)?.scope(layout)?]
         }
-        Layout::Operations => each_of(&mut scan, b"operations", operation)?,
+        Layout::Operations => each_of(&mut scan, b"operations", |scan| operation(scan, &mut room))?,
     };
     scan.end().map(|()| scopes)
 }
@@ -94,7 +97,7 @@ pub(super) fn once<T>(place: &mut Option<T>, take: impl FnOnce() -> Result<T>) -
 fn member<'a, T>(
     scan: &mut Scan<'a>,
     name: &[u8],
-    take: impl Fn(&mut Scan<'a>) -> Result<T>,
+    mut take: impl FnMut(&mut Scan<'a>) -> Result<T>,
 ) -> Result<Option<T>> {
     let mut found = None;
     scan.object(
@@ -108,17 +111,28 @@ fn keyed(scan: &mut Scan<'_>) -> Result<Scope> {
     Ok(Scope { keys, points: Points::All })
 }
 
-/// What `take` takes of each element of the list `name`.
-fn each_of<T>(
+/// The scope that `take` takes of each element of the list `name`.
+fn each_of(
     scan: &mut Scan<'_>,
     name: &[u8],
-    take: impl Fn(&mut Scan<'_>) -> Result<T>,
-) -> Result<SmallVec<[T; 1]>> {
-    member(scan, name, |scan| list(scan, &take))?.ok_or(NotUnderstood)
+    mut take: impl FnMut(&mut Scan<'_>) -> Result<Scope>,
+) -> Result<SmallVec<[Scope; 1]>> {
+    let scopes = member(scan, name, |scan| {
+        let mut scopes = SmallVec::new();
+        scan.array(|scan| {
+            if scopes.len() == MAX_LISTED {
+                return Err(NotUnderstood);
+            }
+            scopes.push(take(scan)?);
+            Ok(())
+        })?;
+        Ok(scopes)
+    })?;
+    scopes.ok_or(NotUnderstood)
 }
 
 /// An object of one key that names the operation.
-fn operation(scan: &mut Scan<'_>) -> Result<Scope> {
+fn operation(scan: &mut Scan<'_>, room: &mut Room) -> Result<Scope> {
     let mut scope = None;
     scan.object(|key, scan| {
         let layout = match key {
@@ -129,7 +143,7 @@ fn operation(scan: &mut Scan<'_>) -> Result<Scope> {
             b"delete_vectors" => Layout::VectorSelector,
             _ => return Err(NotUnderstood),
         };
-        once(&mut scope, || Document::take(scan)?.scope(layout))
+        once(&mut scope, || Document::take(scan, room)?.scope(layout))
     })?;
     scope.ok_or(NotUnderstood)
 }
@@ -138,8 +152,8 @@ fn operation(scan: &mut Scan<'_>) -> Result<Scope> {
 #[derive(Default)]
 struct Document {
     keys: Option<Keys>,
-    points: Option<SmallVec<[PointId; 1]>>,
-    columns: Option<SmallVec<[PointId; 1]>>,
+    points: Option<Points>,
+    columns: Option<Points>,
     filter: Option<()>,
 }
 
@@ -155,7 +169,11 @@ enum KeySelector {
 }
 
 fn shard_keys(scan: &mut Scan<'_>) -> Result<Keys> {
-    Ok(match parse::<Option<KeySelector>>(scan.value()?)? {
+    let keys = scan.value()?;
+    if keys.len() > MAX_SHARD_KEYS {
+        return Err(NotUnderstood);
+    }
+    Ok(match parse::<Option<KeySelector>>(keys)? {
         None => Keys::Unspecified,
         Some(KeySelector::One(key)) => Keys::Any(vec![key]),
         Some(KeySelector::Several(keys)) => Keys::Any(keys),
@@ -176,29 +194,42 @@ fn point(scan: &mut Scan<'_>) -> Result<PointId> {
 }
 
 pub(super) fn id(scan: &mut Scan<'_>) -> Result<PointId> {
+    if let Some(number) = scan.number() {
+        return Ok(PointId::Num(number));
+    }
     parse::<PointRef>(scan.value()?).map(|id| id.0)
 }
 
-/// An array of what `take` takes.
-fn list<T>(scan: &mut Scan<'_>, take: impl Fn(&mut Scan<'_>) -> Result<T>) -> Result<SmallVec<[T; 1]>> {
-    let mut all = SmallVec::new();
+/// The points of which `take` takes the ids from an array.
+fn points(
+    scan: &mut Scan<'_>,
+    room: &mut Room,
+    take: impl Fn(&mut Scan<'_>) -> Result<PointId>,
+) -> Result<Points> {
+    let mut listing = Listing::default();
     scan.array(|scan| {
-        all.push(take(scan)?);
-        Ok(())
+        if listing.has_room(room) {
+            listing.push(take(scan)?);
+            Ok(())
+        } else {
+            scan.value().map(drop)
+        }
     })?;
-    Ok(all)
+    Ok(listing.points(room))
 }
 
 // === impl Document ===
 
 impl Document {
-    fn take(scan: &mut Scan<'_>) -> Result<Self> {
+    fn take(scan: &mut Scan<'_>, room: &mut Room) -> Result<Self> {
         let mut document = Self::default();
         scan.object(|key, scan| match key {
             b"shard_key" => once(&mut document.keys, || shard_keys(scan)),
             b"points" | b"batch" | b"filter" if scan.null() => Ok(()),
-            b"points" => once(&mut document.points, || list(scan, point)),
-            b"batch" => once(&mut document.columns, || each_of(scan, b"ids", id)),
+            b"points" => once(&mut document.points, || points(scan, room, point)),
+            b"batch" => once(&mut document.columns, || {
+                member(scan, b"ids", |scan| points(scan, room, id))?.ok_or(NotUnderstood)
+            }),
             b"filter" => once(&mut document.filter, || scan.value().map(drop)),
             _ => scan.value().map(drop),
         })?;
@@ -208,7 +239,7 @@ impl Document {
     fn scope(self, layout: Layout) -> Result<Scope> {
         let points = match (layout, self.points, self.columns, self.filter) {
             (Layout::VectorSelector, _, _, Some(())) => Points::All,
-            (_, Some(ids), None, _) | (Layout::Points, None, Some(ids), _) => Points::Ids(ids),
+            (_, Some(points), None, _) | (Layout::Points, None, Some(points), _) => points,
             (Layout::Selector, None, None, Some(())) => Points::All,
             _ => return Err(NotUnderstood),
         };
@@ -368,6 +399,57 @@ mod tests {
         let deep =
             format!(r#"{{"points":[{{"id":1,"payload":{}1{}}}]}}"#, "[".repeat(10_000), "]".repeat(10_000));
         assert_eq!(one(Layout::Points, &deep).map(|scope| scope.points), Some(ids(&[1])));
+    }
+
+    #[test]
+    fn no_more_is_listed_than_there_is_room_for() {
+        let listed = |count: usize| Vec::from_iter(1..=count as u64);
+        let body = |ids: &[u64]| serde_json::json!({ "points": ids }).to_string();
+        let many = listed(MAX_LISTED);
+        let points = |ids: &[u64]| one(Layout::Selector, &body(ids)).map(|scope| scope.points);
+        assert_eq!(points(&many), Some(ids(&many)));
+        assert_eq!(points(&listed(MAX_LISTED + 1)), Some(Points::All));
+
+        // All operations share the room, and one that finds none left takes none.
+        let half = listed(MAX_LISTED / 2 + 1);
+        let deletions = [&half[..], &half[..], &[7][..]].map(|ids| format!(r#"{{"delete":{}}}"#, body(ids)));
+        let operations = format!(r#"{{"operations":[{}]}}"#, deletions.join(","));
+        let found = scopes(Layout::Operations, operations.as_bytes(), DEEP).expect("operations");
+        let found: Vec<_> = found.into_iter().map(|scope| scope.points).collect();
+        assert_eq!(found, [ids(&half), Points::All, ids(&[7])]);
+
+        for (count, is_listed) in [(MAX_LISTED, true), (MAX_LISTED + 1, false)] {
+            let searches = format!(r#"{{"searches":[{}]}}"#, vec!["{}"; count].join(","));
+            let found = scopes(Layout::Searches, searches.as_bytes(), DEEP);
+            assert_eq!(found.map(|scopes| scopes.len()).ok(), is_listed.then_some(count));
+        }
+        let keys = |length: usize| format!(r#"{{"shard_key":"{}"}}"#, "k".repeat(length - 2));
+        assert!(one(Layout::Key, &keys(MAX_SHARD_KEYS)).is_some());
+        assert_eq!(one(Layout::Key, &keys(MAX_SHARD_KEYS + 1)), None);
+    }
+
+    #[test]
+    fn numbers_as_qdrant_reads_them() {
+        for (text, number) in [
+            ("0", Some(0)),
+            ("7", Some(7)),
+            ("9999999999999999999", Some(9_999_999_999_999_999_999)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("18446744073709551616", None),
+            ("00", None),
+            ("01", None),
+            ("1.0", None),
+            ("1e0", None),
+            ("-0", None),
+            ("1x", None),
+        ] {
+            let expected = number.map(|number| ids(&[number, 5]));
+            for body in [format!(r#"{{"points":[{text},5]}}"#), format!(r#"{{"points":[ {text} , 5]}}"#)] {
+                assert_eq!(one(Layout::Selector, &body).map(|scope| scope.points), expected, "{body}");
+            }
+            let alone = number.map(PointId::Num).ok_or(NotUnderstood);
+            assert_eq!(id(&mut Scan::new(text.as_bytes())), alone, "{text}");
+        }
     }
 
     #[test]

@@ -69,7 +69,8 @@ impl Inner {
         let plain = is_seen.then(|| plain(call.protocol, headers, &bytes, limit)).flatten();
         // What was decoded is in memory beside what came.
         let plain = plain.filter(|plain| {
-            plain.as_ptr() == bytes.as_ptr() || admitted.is_none_or(|admitted| admitted.hold(plain.len()))
+            plain.as_ptr() == bytes.as_ptr()
+                || admitted.as_mut().is_none_or(|admitted| admitted.hold(plain.len()))
         });
         let looked_at = if is_blind { &Bytes::new() } else { plain.as_ref().unwrap_or(&bytes) };
         let collection = call.collection(looked_at).map(|name| found.keep(name));
@@ -80,10 +81,14 @@ impl Inner {
                 let is_explained = !may_ask || way == Way::Observed;
                 let (mut placement, snapshot) =
                     self.place(call, collection.as_deref(), plain.as_ref(), &bytes, is_explained).await;
-                if let (Placement::Points(_, intent), Some(_)) = (&mut placement, affinity)
-                    && snapshot.is_at_least(Version::ROUTE_AFFINITY)
-                {
-                    intent.affinity = affinity;
+                if let Placement::Points(collection, intent) = &mut placement {
+                    let listed = intent.listed_bytes();
+                    if listed > 0 && admitted.is_some_and(|admitted| !admitted.hold(listed)) {
+                        *intent = Intent { action: intent.action, ..Intent::unseen(call, collection) };
+                    }
+                    if affinity.is_some() && snapshot.is_at_least(Version::ROUTE_AFFINITY) {
+                        intent.affinity = affinity;
+                    }
                 }
                 (placement, snapshot)
             }

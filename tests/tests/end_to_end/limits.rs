@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, StatusCode};
+use http_body_util::Full;
 use qdrant_client::qdrant::CountPointsBuilder;
 use serde_json::json;
 use testkit::Cluster;
@@ -45,6 +47,21 @@ async fn bodies_beyond_what_may_be_held_stream_to_the_best_node() {
     bed.rest().put("/collections/books/points?wait=true", json!({ "points": points })).await.expect("points");
     let count = bed.sdk().count(CountPointsBuilder::new("books").exact(true)).await.expect("a count");
     assert_eq!(count.result.map(|result| result.count), Some(50));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_listed_of_a_body_counts_like_the_body() {
+    let ids = json!({ "points": Vec::from_iter(100..200) }).to_string();
+    for (room, parts) in [(ids.len() + 10_000, 3), (ids.len(), 1)] {
+        let bed = Bed::with(Cluster::builder().nodes(3), |router| router.max_held_bytes(room)).await;
+        bed.collection("books", json!({ "shard_number": 6 })).await;
+        let request = Request::post("/collections/books/points/delete?wait=true")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(ids.clone())))
+            .expect("a request");
+        let (response, routed) = bed.router.route(request).await;
+        assert_eq!((response.status(), routed.parts), (StatusCode::OK, parts), "room for {room} bytes");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -344,3 +344,49 @@ fn every_rpc_of_the_official_client_is_known() {
         assert_ne!(call(path).class, Class::Unknown, "{path}");
     }
 }
+
+#[test]
+fn no_more_is_listed_than_there_is_room_for() {
+    let listed = |count: usize| Vec::from_iter(1..=count as u64);
+    let delete = |ids: &[u64]| q::DeletePoints { points: by_id(ids), ..Default::default() };
+    let many = listed(MAX_LISTED + 1);
+    let points = |ids: &[u64]| scopes("/qdrant.Points/Delete", &delete(ids)).remove(0).points;
+    assert_eq!(points(&many[1..]), ids(&many[1..]));
+    assert_eq!(points(&many), Points::All);
+    let upsert = |count: usize| {
+        let point = |&id: &u64| PointStruct { id: Some(id.into()), ..Default::default() };
+        let points = many[..count].iter().map(point).collect();
+        let upsert = q::UpsertPoints { points, ..Default::default() };
+        scopes("/qdrant.Points/Upsert", &upsert).remove(0).points
+    };
+    assert_eq!((upsert(2), upsert(MAX_LISTED + 1)), (ids(&[1, 2]), Points::All));
+
+    // All operations share the room, and one that finds none left takes none.
+    let half = listed(MAX_LISTED / 2 + 1);
+    let operations = [&half[..], &half[..], &[7][..]].map(|ids| q::PointsUpdateOperation {
+        operation: Some(Operation::DeletePoints(q::points_update_operation::DeletePoints {
+            points: by_id(ids),
+            ..Default::default()
+        })),
+    });
+    let batch = q::UpdateBatchPoints { operations: operations.into(), ..Default::default() };
+    let found: Vec<_> =
+        scopes("/qdrant.Points/UpdateBatch", &batch).into_iter().map(|scope| scope.points).collect();
+    assert_eq!(found, [ids(&half), Points::All, ids(&[7])]);
+
+    for (count, is_listed) in [(MAX_LISTED, true), (MAX_LISTED + 1, false)] {
+        let query_points = vec![q::QueryPoints::default(); count];
+        let batch = q::QueryBatchPoints { query_points, ..Default::default() };
+        let found = intent("/qdrant.Points/QueryBatch", &batch);
+        assert_eq!(found.map(|intent| intent.scopes.len()).ok(), is_listed.then_some(count));
+    }
+    let keys = |length: usize| {
+        let selector = q::ShardKeySelector { shard_keys: vec!["k".repeat(length).into()], fallback: None };
+        intent(
+            "/qdrant.Points/Count",
+            &q::CountPoints { shard_key_selector: Some(selector), ..Default::default() },
+        )
+    };
+    assert!(keys(MAX_SHARD_KEYS / 2).is_ok());
+    assert!(keys(MAX_SHARD_KEYS).is_err());
+}

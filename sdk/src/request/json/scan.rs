@@ -79,13 +79,27 @@ impl<'a> Scan<'a> {
             b'[' => self.skip_nested(b'[', b']')?,
             b'{' => self.skip_nested(b'{', b'}')?,
             b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
-                let is_over = |byte: &u8| matches!(byte, b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
-                let length = self.rest.iter().position(is_over).unwrap_or(self.rest.len());
+                let length = self.rest.iter().position(is_after_value).unwrap_or(self.rest.len());
                 self.rest = &self.rest[length..];
             }
             _ => return Err(NotUnderstood),
         }
         Ok(&text[..text.len() - self.rest.len()])
+    }
+
+    /// Takes a number without a sign, fraction or exponent, if that is the value and it has at most nineteen digits: every
+    /// such number fits in 64 bits.
+    pub(crate) fn number(&mut self) -> Option<u64> {
+        const MAX_DIGITS: usize = 19;
+        self.peek();
+        let length = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (digits, rest) = self.rest.split_at(length);
+        let is_number = matches!(digits, [b'1'..=b'9', ..] | b"0") && length <= MAX_DIGITS;
+        if !is_number || !rest.first().is_none_or(is_after_value) {
+            return None;
+        }
+        self.rest = rest;
+        Some(digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
     }
 
     /// Takes the vector of a point. One that begins with a number is a list of numbers, which the next bracket ends.
@@ -189,6 +203,11 @@ impl<'a> Scan<'a> {
 
 pub(crate) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// Whether a number or a word is over before the byte.
+fn is_after_value(byte: &u8) -> bool {
+    matches!(byte, b',' | b']' | b'}') || is_space(*byte)
 }
 
 #[cfg(test)]
