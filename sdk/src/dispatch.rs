@@ -19,11 +19,12 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::{
+    aside::Aside,
     balance::Balance,
     dice::Dice,
     discovery::DiscoveryHandle,
     request::{Body, Class, Intent, Protocol, Repeat},
-    route::{Conditions, Fitness, Local, Plan, Reason, Target, plan},
+    route::{Conditions, Fitness, Local, Plan, Reason, Split, Target, plan},
     topology::{Address, Change, Collection, PeerId, Topology, TopologyHandle},
     transport::{Outgoing, SendError, Sent, Transport},
 };
@@ -98,6 +99,8 @@ pub(crate) struct Dispatcher {
     pub(crate) budget: Arc<Budget>,
     /// How many reads were sent to a second node because the first was slow.
     pub(crate) hedges: Arc<AtomicU64>,
+    /// Where long bodies are looked into and cut.
+    pub(crate) aside: Aside,
 }
 
 /// A request that knows what it asks for.
@@ -162,6 +165,11 @@ impl Job {
             Placement::AllNodes | Placement::Class { .. } => Target::Class(self.class),
             Placement::Unrouted => Target::Unrouted,
         }
+    }
+
+    /// Whether it may be worth dealing out.
+    pub(crate) fn lists_points(&self) -> bool {
+        matches!(&self.placement, Placement::Points(_, intent) if Split::points(intent) > 0)
     }
 
     /// The nodes that it must not go to.

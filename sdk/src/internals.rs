@@ -8,7 +8,7 @@ use http::Response;
 use crate::{
     dispatch::{PartReply, Reply, cut, merge},
     request::{Call, Intent, Protocol},
-    route::Conditions,
+    route::{Conditions, takers},
     topology::{Collection, Topology},
 };
 
@@ -21,7 +21,7 @@ pub fn split(
     topology: &Topology,
     conditions: &impl Conditions,
 ) -> Option<Vec<Bytes>> {
-    let shares = cut(call, body, intent, collection, topology, conditions)?;
+    let shares = cut(call, body, intent, collection, topology, &takers(topology, conditions))?;
     Some(shares.into_iter().map(|share| share.body).collect())
 }
 

@@ -13,6 +13,7 @@
 //! * [`Router`] is a Tower service for `http::Request`s of either protocol.
 //! * [`Qdrant`] has the methods of `qdrant_client::Qdrant` on top of it.
 
+mod aside;
 mod balance;
 mod client;
 mod connect;

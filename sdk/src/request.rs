@@ -29,7 +29,7 @@ mod split;
 pub use self::{affinity::Affinity, body::BoxError, grpc::json::MessageError};
 pub(crate) use self::{
     body::{Body, Collected, collect},
-    encoding::plain,
+    encoding::Compressed,
     grpc::frame,
     retrieve::{retrieve, row_id},
     split::Pieces,

@@ -18,7 +18,10 @@ pub use self::explain::{Candidate, Explanation, Part};
 pub(crate) use self::mode::Way;
 pub use self::mode::{Routing, RoutingError};
 pub use self::plan::{Conditions, Fitness, Local, Plan, Target, plan};
-pub(crate) use self::{shards::depth, split::Split};
+pub(crate) use self::{
+    shards::depth,
+    split::{Split, takers},
+};
 
 /// Why a request goes where it goes. Metrics, headers and tests see these names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

@@ -238,17 +238,22 @@ impl Router {
             admitted: Some(admitted.clone()),
         };
         routed.collection.clone_from(&job.collection);
-        routed.observed = self.0.observe(&call, &mut job);
         routed.snapshot = Some(snapshot.clone());
         // What is rare lies in boxes, so that the future of what is common is small.
+        if self.0.is_observed(&call, &job) {
+            routed.observed = Some(Box::pin(self.0.observe(&call, &mut job)).await);
+        }
         let dispatcher = &self.0.dispatcher;
+        let parts = if job.lists_points() { Box::pin(dispatcher.deal(&call, &mut job)).await } else { None };
         let mut response = if matches!(job.placement, Placement::AllNodes) {
             let Gathered { reply, plans, attempts, parts, is_complete } =
                 Box::pin(dispatcher.gather(job)).await;
             routed.merged(Reason::AllNodes, &plans);
             (routed.attempts, routed.parts, routed.answered) = (attempts, parts, is_complete);
             merged_response(reply)
-        } else if let Some(parts) = dispatcher.deal(&call, &job) {
+        } else if let Some(parts) = parts {
+            // The whole is not kept beside them.
+            drop(job);
             let Merged { reply, plans, attempts, parts } =
                 Box::pin(dispatcher.send_parts(protocol, parts)).await;
             routed.merged(Reason::Split, &plans);

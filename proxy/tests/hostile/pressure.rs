@@ -1,5 +1,5 @@
 //! Much data and nobody to take it: clients that do not read, nodes that do not read, bodies that never end,
-//! and small bodies that stand for large ones. Memory stays bounded, and others are served.
+//! lists of very many things, and small bodies that stand for large ones. Memory stays bounded, and others are served.
 
 use std::{
     io::Write,
@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use qdrant_router::Router;
 use qdrant_router_proxy::{lifecycle::Proxy, listen};
 use testkit::{Block, Rest};
@@ -202,6 +202,43 @@ async fn bodies_that_never_end_are_counted_while_they_come() {
     eventually("they break off as their clients do", async || spies.seen().broken_off >= streamed as u64)
         .await;
     assert_eq!(spies.seen().mistakes, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_without_end_are_not_listed() {
+    /// Ids of one digit, of which a list takes twelve times as much memory.
+    const BYTES: usize = 16 << 20;
+    let block = Block::claim().expect("addresses");
+    let _spies = Spies::start(&block).await;
+    let nodes = [0, 1].map(|node| format!("--node={}", block.node(node)));
+    let program = serve(block.proxy(), &[&nodes[0], &nodes[1], "--log=warn"]).await;
+    let memory = Memory::of(&program);
+    let client = Rest::new(SocketAddr::new(block.proxy(), 6333), None);
+    let operation = r#"{"delete":{"points":[1]}},"#;
+    for (path, body) in [
+        ("points/delete", format!(r#"{{"points":[{}1]}}"#, "1,".repeat(BYTES / 2))),
+        ("points", format!(r#"{{"batch":{{"ids":[{}1],"vectors":[]}}}}"#, "1,".repeat(BYTES / 2))),
+        (
+            "points/batch",
+            format!(
+                r#"{{"operations":[{}]}}"#,
+                operation.repeat(BYTES / operation.len()).trim_end_matches(',')
+            ),
+        ),
+    ] {
+        let method = if path == "points" { Method::PUT } else { Method::POST };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/collections/books/{path}?well-behaved"))
+            .header("content-type", "application/json")
+            .body(Bytes::from(body))
+            .expect("a request");
+        let answer = client.raw(request).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+    }
+    let growth = memory.growth();
+    println!("memory grew by {growth}");
+    assert!(growth <= MAX_GROWTH, "memory grew by {growth} bytes");
 }
 
 /// A gigabyte of zeros, and more, in each encoding.

@@ -8,7 +8,8 @@ use crate::{
 
 impl Dispatcher {
     /// Where `job` would go.
-    pub(crate) fn explain(&self, call: &Call, job: &Job) -> Explanation {
+    pub(crate) async fn explain(&self, call: &Call, job: &mut Job) -> Explanation {
+        let parts = if job.lists_points() { self.deal(call, job).await } else { None };
         let topology = &job.snapshot;
         let named = job.collection.as_deref();
         let resolved = named.map(|name| topology.resolve(name)).filter(|&name| Some(name) != named);
@@ -40,7 +41,7 @@ impl Dispatcher {
                 .filter(|node| node.peer.is_some())
                 .map(|node| (Plan::at(node.address, node.peer, Reason::AllNodes), None));
             explanation.go(Reason::AllNodes, &to_each.collect::<Vec<_>>(), topology);
-        } else if let Some(parts) = self.deal(call, job) {
+        } else if let Some(parts) = parts {
             let plans = parts.iter().filter_map(|part| {
                 let points = match &part.job.placement {
                     Placement::Points(_, intent) => points(intent),

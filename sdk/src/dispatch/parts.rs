@@ -14,9 +14,10 @@ use super::{
     merge::{PartReply, Reply, merge},
 };
 use crate::{
+    aside::is_long,
     request::{Body, Call, Intent, Pieces, Points, Protocol, Scope},
-    route::{Conditions, Plan, Split},
-    topology::{Collection, Topology},
+    route::{Plan, Split, takers},
+    topology::{Collection, PeerId, Topology},
 };
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -24,6 +25,9 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 
 /// Replies to writes are a few hundred bytes.
 const MAX_REPLY_BYTES: usize = 4 << 20;
+
+/// To find the shard of a point, and to cut there, takes as long as to look at so many bytes.
+const PER_POINT: usize = 128;
 
 /// One part of a write.
 #[derive(Debug)]
@@ -84,18 +88,25 @@ impl Dispatcher {
     }
 
     /// The parts of a write, where sending it in parts needs fewer requests in all; `None` where it
-    /// goes whole.
-    pub(crate) fn deal(&self, call: &Call, job: &Job) -> Option<Vec<Part>> {
+    /// goes whole. The job is not shared, as its body may not be, but left as it is.
+    pub(crate) async fn deal(&self, call: &Call, job: &mut Job) -> Option<Vec<Part>> {
+        let takers = {
+            let change = self.topology.change();
+            let conditions = Now::of(self, &change, &job.snapshot, job.class, job.collection.as_deref());
+            takers(&job.snapshot, &conditions)
+        };
         let (Placement::Points(collection, intent), Some(body)) = (&job.placement, &job.plain) else {
             return None;
         };
-        if !Split::is_possible(intent) {
-            return None;
-        }
-        let change = self.topology.change();
-        let conditions = Now::of(self, &change, &job.snapshot, job.class, job.collection.as_deref());
-        let shares = cut(call, body, intent, collection, &job.snapshot, &conditions)?;
-        let parts = shares.into_iter().map(|Share { shards, intent, body }| Part {
+        let collection = collection.clone();
+        let shares = if is_long(body.len() + PER_POINT * Split::points(intent)) {
+            let (call, body, snapshot) = (call.clone(), body.clone(), job.snapshot.clone());
+            let (whole, placed) = (intent.clone(), collection.clone());
+            self.aside.run(move || cut(&call, &body, &whole, &placed, &snapshot, &takers)).await
+        } else {
+            cut(call, body, intent, &collection, &job.snapshot, &takers)
+        };
+        let parts = shares?.into_iter().map(|Share { shards, intent, body }| Part {
             shards,
             job: job.part(collection.clone(), intent, body),
         });
@@ -111,16 +122,16 @@ pub(crate) struct Share {
     pub(crate) body: Bytes,
 }
 
-/// Cuts a write between its points, where that needs fewer requests in all.
+/// Cuts a write between its points for those who take parts, where that needs fewer requests in all.
 pub(crate) fn cut(
     call: &Call,
     body: &Bytes,
     intent: &Intent,
     collection: &Collection,
     topology: &Topology,
-    conditions: &impl Conditions,
+    takers: &[PeerId],
 ) -> Option<Vec<Share>> {
-    let split = Split::of(intent, collection, topology, conditions)?;
+    let split = Split::of(intent, collection, topology, takers)?;
     let [Scope { keys, points: Points::Ids(ids) }] = &intent.scopes[..] else { return None };
     // What the parts were made for is what is cut.
     let pieces = Pieces::of(call, body).ok().filter(|pieces| pieces.ids == ids[..])?;

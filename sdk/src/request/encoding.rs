@@ -17,22 +17,40 @@ const BROTLI_BUFFER: usize = 4096;
 /// JSON and vectors seldom become smaller than an eighth.
 const USUAL_RATIO: usize = 8;
 
-/// The plain form of `body`, as a node would decode it; `None` where it has none of at most `limit`
-/// bytes, or its encoding is not one that Qdrant takes (gzip, br, zstd, deflate; gzip over gRPC).
-pub(crate) fn plain(protocol: Protocol, headers: &HeaderMap, body: &Bytes, limit: usize) -> Option<Bytes> {
-    match protocol {
-        Protocol::Rest => match name(headers.get(header::CONTENT_ENCODING)).as_deref() {
-            None => Some(body.clone()),
-            Some(encoding) => decoded(encoding, body, limit).map(Bytes::from),
-        },
-        Protocol::Grpc => match body.first() {
-            Some(1) => {
-                let encoding = name(headers.get("grpc-encoding"))?;
-                let message = decoded(&encoding, body.get(HEADER..)?, limit)?;
-                (encoding == "gzip").then(|| frame(&message))
+/// A compressed body. It may stand for one that is a thousand times as long.
+#[derive(Debug)]
+pub(crate) struct Compressed {
+    protocol: Protocol,
+    /// As the headers name it, if they do.
+    encoding: Option<Cow<'static, str>>,
+    body: Bytes,
+}
+
+// === impl Compressed ===
+
+impl Compressed {
+    /// `body`, where it is compressed.
+    pub(crate) fn of(protocol: Protocol, headers: &HeaderMap, body: &Bytes) -> Option<Self> {
+        let compressed = |encoding| Self { protocol, encoding, body: body.clone() };
+        match protocol {
+            Protocol::Rest => name(headers.get(header::CONTENT_ENCODING)).map(|name| compressed(Some(name))),
+            Protocol::Grpc => {
+                (body.first() == Some(&1)).then(|| compressed(name(headers.get("grpc-encoding"))))
             }
-            _ => Some(body.clone()),
-        },
+        }
+    }
+
+    /// Its plain form, as a node would decode it; `None` where it has none of at most `limit` bytes, or its encoding is
+    /// not one that Qdrant takes (gzip, br, zstd, deflate; gzip over gRPC).
+    pub(crate) fn decode(&self, limit: usize) -> Option<Bytes> {
+        let encoding = self.encoding.as_deref()?;
+        match self.protocol {
+            Protocol::Rest => decoded(encoding, &self.body, limit).map(Bytes::from),
+            Protocol::Grpc if encoding == "gzip" => {
+                decoded(encoding, self.body.get(HEADER..)?, limit).map(|message| frame(&message))
+            }
+            Protocol::Grpc => None,
+        }
     }
 }
 
@@ -105,10 +123,14 @@ mod tests {
         encoder.finish().expect("memory")
     }
 
+    fn decoded(protocol: Protocol, headers: &HeaderMap, body: Vec<u8>, limit: usize) -> Option<Bytes> {
+        Compressed::of(protocol, headers, &body.into()).expect("a compressed body").decode(limit)
+    }
+
     fn rest(encoding: &'static str, body: Vec<u8>, limit: usize) -> Option<Bytes> {
         let mut headers = HeaderMap::new();
         headers.insert("content-encoding", HeaderValue::from_static(encoding));
-        plain(Protocol::Rest, &headers, &body.into(), limit)
+        decoded(Protocol::Rest, &headers, body, limit)
     }
 
     #[test]
@@ -119,10 +141,23 @@ mod tests {
             ("deflate", deflate(TEXT)),
             ("br", BROTLI.to_vec()),
             ("zstd", ZSTD.to_vec()),
-            ("identity", TEXT.to_vec()),
         ] {
             assert_eq!(rest(encoding, body, 1 << 20).as_deref(), Some(TEXT), "{encoding}");
         }
+    }
+
+    #[test]
+    fn what_is_plain_need_not_be_decoded() {
+        let mut headers = HeaderMap::new();
+        let mut is_plain = |protocol, body: &'static [u8], encoding: &'static str| {
+            headers.insert("content-encoding", HeaderValue::from_static(encoding));
+            Compressed::of(protocol, &headers, &Bytes::from_static(body)).is_none()
+        };
+        assert!(is_plain(Protocol::Rest, TEXT, "identity"));
+        assert!(!is_plain(Protocol::Rest, TEXT, "gzip"));
+        assert!(is_plain(Protocol::Grpc, b"\0\0\0\0\x01a", "gzip"));
+        assert!(!is_plain(Protocol::Grpc, b"\x01\0\0\0\x01a", "identity"));
+        assert!(is_plain(Protocol::Grpc, b"", "gzip"));
     }
 
     #[test]
@@ -152,9 +187,9 @@ mod tests {
         let mut framed = frame(&message).to_vec();
         framed[0] = 1;
         let mut headers = HeaderMap::new();
-        assert_eq!(plain(Protocol::Grpc, &headers, &framed.clone().into(), 100), None);
+        assert_eq!(decoded(Protocol::Grpc, &headers, framed.clone(), 100), None);
         headers.insert("grpc-encoding", HeaderValue::from_static("gzip"));
         let expected = frame(b"\x0a\x05books");
-        assert_eq!(plain(Protocol::Grpc, &headers, &framed.into(), 100), Some(expected));
+        assert_eq!(decoded(Protocol::Grpc, &headers, framed, 100), Some(expected));
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{Call, Pieces, Protocol, plain as decode};
+use super::{Call, Compressed, Pieces, Protocol};
 use crate::topology::PointId;
 
 /// The ids of a write, and its parts with the points at even and at odd places.
@@ -16,9 +16,9 @@ pub fn split(call: &Call, body: &Bytes) -> Option<(Vec<PointId>, [Bytes; 2])> {
     Some((pieces.ids, parts))
 }
 
-/// The plain form of a REST body of this encoding.
+/// The plain form of a REST body that is compressed so.
 pub fn plain(encoding: &'static str, body: &Bytes, limit: usize) -> Option<Bytes> {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
-    decode(Protocol::Rest, &headers, body, limit)
+    Compressed::of(Protocol::Rest, &headers, body)?.decode(limit)
 }

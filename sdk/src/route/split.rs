@@ -30,15 +30,21 @@ pub(crate) struct Split {
     pub(crate) part_of: Vec<usize>,
 }
 
+/// The nodes that may take a part of a write at this moment.
+pub(crate) fn takers(topology: &Topology, conditions: &impl Conditions) -> SmallVec<[PeerId; 8]> {
+    let is_usable = |node: &&Node| node.reachable && conditions.is_usable(node.address);
+    topology.nodes().iter().filter(is_usable).filter_map(|node| node.peer).collect()
+}
+
 // === impl Split ===
 
 impl Split {
-    /// Whether there is anything to deal out, whatever the placement.
-    pub(crate) fn is_possible(intent: &Intent) -> bool {
-        listed(intent).is_some()
+    /// How many points there are to deal out, whatever the placement: none, or at least two.
+    pub(crate) fn points(intent: &Intent) -> usize {
+        listed(intent).map_or(0, |(.., ids)| ids.len())
     }
 
-    /// Deals out `intent` where that needs fewer requests in all; `None` where it goes whole.
+    /// Deals out `intent` to [`takers`] where that needs fewer requests in all; `None` where it goes whole.
     ///
     /// What selects by filter, names several shard keys, or meets a resharding (whose hidden stage
     /// decides where points belong) is never dealt out.
@@ -46,7 +52,7 @@ impl Split {
         intent: &Intent,
         collection: &Collection,
         topology: &Topology,
-        conditions: &impl Conditions,
+        takers: &[PeerId],
     ) -> Option<Self> {
         let (ordering, scope, ids) = listed(intent)?;
         // A request that is too large for strict mode must not slip through in parts.
@@ -61,11 +67,7 @@ impl Split {
         let touched = Touched::at_once(&owners);
         let shards = Some(touched.shards()).filter(|shards| shards.len() > 1)?;
         let costs = Costs::of(&touched, collection, intent);
-        let usable: SmallVec<[&Node; 8]> = topology
-            .nodes()
-            .iter()
-            .filter(|node| node.peer.is_some() && node.reachable && conditions.is_usable(node.address))
-            .collect();
+        let usable: SmallVec<[&Node; 8]> = takers.iter().filter_map(|&peer| topology.node(peer)).collect();
         let whole = costs.without_replica - usable.iter().filter_map(|node| costs.saved(node.peer?)).max()?;
 
         let holders = Holders::of(&shards, collection, ordering, &usable)?;

@@ -6,6 +6,7 @@ use http::HeaderValue;
 
 use super::{Inner, Router, sweep};
 use crate::{
+    aside::Aside,
     balance::Balance,
     connect::{Tls, TlsError, TlsOptions},
     dice::Dice,
@@ -286,6 +287,7 @@ impl RouterBuilder {
             max_requests_per_node: self.max_requests_per_node,
             budget: Arc::new(Budget::new()),
             hedges: Arc::default(),
+            aside: Aside::new(),
         };
         Ok(Router(Arc::new(Inner {
             dispatcher,

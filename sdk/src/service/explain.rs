@@ -118,7 +118,7 @@ impl Router {
         let Wishes { placing, .. } = Wishes::take(&mut head.headers).map_err(refused)?;
         let prepared = self.0.prepare(&call, placing, &head.headers, Full::new(body), None).await;
         let prepared = prepared.map_err(refused)?;
-        let job = Job {
+        let mut job = Job {
             protocol,
             class: call.class,
             repeat: call.repeat,
@@ -132,7 +132,7 @@ impl Router {
             plain: prepared.plain,
             admitted: None,
         };
-        let mut explanation = self.0.dispatcher.explain(&call, &job);
+        let mut explanation = self.0.dispatcher.explain(&call, &mut job).await;
         explanation.followed = self.0.follows(&call, &job);
         Ok(explanation)
     }
@@ -147,14 +147,16 @@ impl Inner {
         is_addressed || self.routing.way(call.class) == Way::Routed
     }
 
+    /// Whether it is only observed where a request would go.
+    pub(super) fn is_observed(&self, call: &Call, job: &Job) -> bool {
+        !self.follows(call, job) && !matches!(job.placement, Placement::Unrouted)
+    }
+
     /// Where a request would go that is only observed. From here on it is not routed.
-    pub(super) fn observe(&self, call: &Call, job: &mut Job) -> Option<Box<Explanation>> {
-        if self.follows(call, job) || matches!(job.placement, Placement::Unrouted) {
-            return None;
-        }
-        let explanation = Explanation { followed: false, ..self.dispatcher.explain(call, job) };
+    pub(super) async fn observe(&self, call: &Call, job: &mut Job) -> Box<Explanation> {
+        let explanation = Explanation { followed: false, ..self.dispatcher.explain(call, job).await };
         job.placement = Placement::Unrouted;
-        Some(Box::new(explanation))
+        Box::new(explanation)
     }
 }
 

@@ -12,8 +12,9 @@ use super::{
     wishes::{NodePin, Placing},
 };
 use crate::{
+    aside::is_long,
     dispatch::{Admitted, Credentials, Failure, Placement},
-    request::{Body, BoxError, Call, Class, Collected, Depth, Intent, collect, plain},
+    request::{Body, BoxError, Call, Class, Collected, Compressed, Depth, Intent, NotUnderstood, collect},
     route::{Local, Reason, Way, depth},
     topology::{Lookup, Node, PeerId, Topology, Version},
 };
@@ -66,7 +67,11 @@ impl Inner {
             .map_err(|error| Failure::ClientGone(error.to_string()))?;
         let limit = self.body_limit.min(self.admission.room());
         let is_seen = is_whole && !is_blind;
-        let plain = is_seen.then(|| plain(call.protocol, headers, &bytes, limit)).flatten();
+        let compressed = if is_seen { Compressed::of(call.protocol, headers, &bytes) } else { None };
+        let plain = match compressed {
+            Some(compressed) => Box::pin(self.dispatcher.aside.run(move || compressed.decode(limit))).await,
+            None => is_seen.then(|| bytes.clone()),
+        };
         // What was decoded is in memory beside what came.
         let plain = plain.filter(|plain| {
             plain.as_ptr() == bytes.as_ptr()
@@ -158,7 +163,7 @@ impl Inner {
         // An explanation counts what a batch costs even where that changes nothing.
         let depth = if is_explained { Depth::FULL } else { depth(&collection) };
         let intent = match plain {
-            Some(plain) => call.intent(plain, depth),
+            Some(plain) => self.peek(call, plain, depth).await,
             None if depth == Depth::default() => call.intent(bytes, depth),
             // Too large to be looked into, or compressed in an unknown way: the path tells the rest.
             None => Ok(Intent::unseen(call, &collection)),
@@ -168,6 +173,15 @@ impl Inner {
             Err(_) => Placement::Opaque(Reason::NotUnderstood),
         };
         (placement, snapshot)
+    }
+
+    /// What an operation on points asks for.
+    async fn peek(&self, call: &Call, plain: &Bytes, depth: Depth) -> Result<Intent, NotUnderstood> {
+        if depth == Depth::default() || !is_long(plain.len()) {
+            return call.intent(plain, depth);
+        }
+        let (call, plain) = (call.clone(), plain.clone());
+        Box::pin(self.dispatcher.aside.run(move || call.intent(&plain, depth))).await
     }
 
     /// Where everything else belongs.

@@ -1,5 +1,14 @@
 //! Writes of several points: dealt out to the nodes that hold them, answered as if they were not.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use futures_util::future::poll_immediate;
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Full};
 use qdrant_client::{
     Payload,
     qdrant::{
@@ -7,6 +16,7 @@ use qdrant_client::{
         SetPayloadPointsBuilder, UpdateStatus, UpsertPointsBuilder,
     },
 };
+use qdrant_router::{AttemptEnd, AttemptObserver, AttemptStart, ObserveAttempts};
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, official_at};
@@ -193,4 +203,68 @@ async fn a_limit_of_strict_mode_is_not_evaded() {
         bed.cluster.rest(0).put(path, rest_points(21)).await.map(drop).map_err(|error| error.to_string());
     assert_eq!(routed.is_err(), direct.is_err(), "{routed:?}, but directly {direct:?}");
     assert!(!bed.cluster.is_real() || direct.is_err(), "a real server has the limit");
+}
+
+/// Counts the attempts of a request.
+#[derive(Debug, Default)]
+struct Attempts(AtomicUsize);
+
+impl AttemptObserver for Attempts {
+    fn start(&self, _: &AttemptStart<'_>, _: &mut HeaderMap) -> AttemptEnd {
+        self.0.fetch_add(1, Relaxed);
+        Box::new(|_| ())
+    }
+}
+
+/// So many points make a body that takes long to cut.
+const MANY: u64 = 20_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_writes_are_cut_while_others_are_served() {
+    let bed = Bed::new().await;
+    bed.collection("books", json!({ "shard_number": 6 })).await;
+    let count = async || {
+        let count = bed.sdk().count(CountPointsBuilder::new("books").exact(true)).await.expect("a count");
+        count.result.expect("a count").count
+    };
+    // A short one is on its way before anybody else has a turn.
+    for (points, sent_at_once) in [(60, 3), (MANY, 0)] {
+        let attempts = Arc::<Attempts>::default();
+        let body = Bytes::from(rest_points(points).to_string());
+        let mut request = Request::put("/collections/books/points?wait=true")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .expect("a request");
+        request.extensions_mut().insert(ObserveAttempts(attempts.clone()));
+        let mut answer = Box::pin(bed.router.route(request));
+        assert!(poll_immediate(&mut answer).await.is_none());
+        assert_eq!(attempts.0.load(Relaxed), sent_at_once, "{points} points");
+        let (response, routed) = answer.await;
+        assert_eq!((response.status().as_u16(), routed.parts), (200, 3), "{points} points");
+        response.into_body().collect().await.expect("an answer");
+        assert_eq!(count().await, points);
+    }
+    let upsert = UpsertPointsBuilder::new("books", points(MANY + 1000)).wait(true);
+    bed.official().upsert_points(upsert).await.expect("an upsert");
+    assert_eq!(count().await, MANY + 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_ids_than_are_listed_go_whole() {
+    let bed = Bed::new().await;
+    bed.collection("books", json!({ "shard_number": 6 })).await;
+    bed.rest().put("/collections/books/points?wait=true", rest_points(60)).await.expect("points");
+    let delete = |count: u64| {
+        Request::post("/collections/books/points/delete?wait=true")
+            .header("content-type", "application/json")
+            .body(Full::<Bytes>::from(json!({ "points": Vec::from_iter(1..count) }).to_string()))
+            .expect("a request")
+    };
+    for (count, parts) in [(1 << 16, 3), (70_000, 1)] {
+        let (response, routed) = bed.router.route(delete(count)).await;
+        assert_eq!((response.status().as_u16(), routed.parts), (200, parts), "{count} ids");
+        response.into_body().collect().await.expect("an answer");
+    }
+    let left = bed.sdk().count(CountPointsBuilder::new("books").exact(true)).await.expect("a count");
+    assert_eq!(left.result.expect("a count").count, 1);
 }

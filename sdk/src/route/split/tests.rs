@@ -46,7 +46,8 @@ fn write(ordering: WriteOrdering, ids: impl IntoIterator<Item = u64>) -> Intent 
 
 fn split(intent: &Intent, collection: &Collection, down: &[PeerId]) -> Option<Vec<Vec<ShardId>>> {
     let topology = Topology::of_nodes((1..=3).map(|peer| (peer, address(peer))));
-    Split::of(intent, collection, &topology, &Calm(down.to_vec())).map(|split| split.parts)
+    let takers = takers(&topology, &Calm(down.to_vec()));
+    Split::of(intent, collection, &topology, &takers).map(|split| split.parts)
 }
 
 #[test]
@@ -60,7 +61,8 @@ fn each_point_goes_where_its_shard_goes() {
     let (ids, collection) = (0..100, collection(2, None));
     let topology = Topology::of_nodes((1..=3).map(|peer| (peer, address(peer))));
     let write = write(WriteOrdering::Weak, ids.clone());
-    let split = Split::of(&write, &collection, &topology, &Calm(vec![])).expect("a split");
+    let takers = takers(&topology, &Calm(vec![]));
+    let split = Split::of(&write, &collection, &topology, &takers).expect("a split");
     let ring = HashRing::new(0..6);
     let gets = |id| &split.parts[split.part_of[id as usize]];
     assert_eq!(split.part_of.len(), 100);
