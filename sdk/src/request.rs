@@ -174,6 +174,13 @@ pub enum Points {
     All,
     /// By id.
     Ids(SmallVec<[PointId; 1]>),
+    /// By id, where it has been found out already which shards own them.
+    Owned {
+        /// These shards, ascending, each once.
+        by: SmallVec<[ShardId; 8]>,
+        /// How many ids there are.
+        ids: usize,
+    },
 }
 
 /// A body does not have the shape that its path asks for. Qdrant will say what is wrong with it.
@@ -271,6 +278,11 @@ impl Call {
         }
     }
 
+    /// Whether the body is a message that names the collection.
+    pub(crate) fn is_told_by_message(&self) -> bool {
+        matches!(self.layout, Layout::Grpc(_))
+    }
+
     /// The shard that a node-local request works on.
     #[must_use]
     pub fn shard(&self, body: &[u8]) -> Option<ShardId> {
@@ -346,7 +358,7 @@ impl Intent {
         let lists = self.scopes.iter().map(|Scope { keys, points }| {
             let ids = match points {
                 Points::Ids(ids) if ids.spilled() => size_of_val(&ids[..]),
-                Points::Ids(_) | Points::All => 0,
+                Points::Ids(_) | Points::Owned { .. } | Points::All => 0,
             };
             let keys = match keys {
                 Keys::Any(keys) => size_of_val(&keys[..]),

@@ -19,7 +19,7 @@ pub(crate) use self::mode::Way;
 pub use self::mode::{Routing, RoutingError};
 pub use self::plan::{Conditions, Fitness, Local, Plan, Target, plan};
 pub(crate) use self::{
-    shards::depth,
+    shards::{depth, settle},
     split::{Split, takers},
 };
 

@@ -63,6 +63,7 @@ impl Dispatcher {
 fn points(intent: &Intent) -> Option<usize> {
     match &intent.scopes.first()?.points {
         Points::Ids(ids) => Some(ids.len()),
+        Points::Owned { ids, .. } => Some(*ids),
         Points::All => None,
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderName, header};
 use http_body_util::{BodyExt, Limited};
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     aside::is_long,
     request::{Body, Call, Intent, Pieces, Points, Protocol, Scope},
-    route::{Plan, Split, takers},
+    route::{Plan, Split, settle, takers},
     topology::{Collection, PeerId, Topology},
 };
 
@@ -88,7 +88,7 @@ impl Dispatcher {
     }
 
     /// The parts of a write, where sending it in parts needs fewer requests in all; `None` where it
-    /// goes whole. The job is not shared, as its body may not be, but left as it is.
+    /// goes whole. The job is not shared between threads, as its body may not be.
     pub(crate) async fn deal(&self, call: &Call, job: &mut Job) -> Option<Vec<Part>> {
         let takers = {
             let change = self.topology.change();
@@ -100,9 +100,18 @@ impl Dispatcher {
         };
         let collection = collection.clone();
         let shares = if is_long(body.len() + PER_POINT * Split::points(intent)) {
-            let (call, body, snapshot) = (call.clone(), body.clone(), job.snapshot.clone());
-            let (whole, placed) = (intent.clone(), collection.clone());
-            self.aside.run(move || cut(&call, &body, &whole, &placed, &snapshot, &takers)).await
+            let (call, body, topology) = (call.clone(), body.clone(), job.snapshot.clone());
+            let (mut whole, placed) = (intent.clone(), collection.clone());
+            let work = move || {
+                let shares = cut(&call, &body, &whole, &placed, &topology, &takers);
+                if shares.is_none() {
+                    settle(&mut whole, &placed, topology.hashing());
+                }
+                (shares, whole)
+            };
+            let (shares, whole) = self.aside.run(work).await;
+            job.placement = Placement::Points(collection.clone(), whole);
+            shares
         } else {
             cut(call, body, intent, &collection, &job.snapshot, &takers)
         };
@@ -136,10 +145,11 @@ pub(crate) fn cut(
     // What the parts were made for is what is cut.
     let pieces = Pieces::of(call, body).ok().filter(|pieces| pieces.ids == ids[..])?;
     let shares = split.parts.iter().enumerate().map(|(part, shards)| {
-        let ids = ids.iter().zip(&split.part_of).filter(|&(_, &part_of)| part_of == part).map(|(&id, _)| id);
-        let scope = Scope { keys: keys.clone(), points: Points::Ids(ids.collect()) };
-        let intent = Intent { scopes: smallvec![scope], ..*intent };
-        Share { shards: shards.len(), intent, body: pieces.part(|at| split.part_of[at] == part) }
+        let is_of_part = |at: usize| split.part_of[at] == part;
+        let ids = (0..ids.len()).filter(|&at| is_of_part(at)).count();
+        let points = Points::Owned { by: SmallVec::from_slice(shards), ids };
+        let intent = Intent { scopes: smallvec![Scope { keys: keys.clone(), points }], ..*intent };
+        Share { shards: shards.len(), intent, body: pieces.part(is_of_part) }
     });
     Some(shares.collect())
 }

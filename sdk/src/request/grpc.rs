@@ -5,7 +5,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     Call, Class, Depth, Keys, Layout, NotUnderstood, Points, Protocol, Repeat, Scope,
-    listing::{Listing, MAX_LISTED, MAX_SHARD_KEYS, Room},
+    listing::{Listing, MAX_SCOPES, MAX_SHARD_KEYS, Room},
     protobuf::{Fields, Value},
 };
 pub(crate) mod json;
@@ -248,7 +248,7 @@ pub(super) fn peek(
 
 /// Adds a scope, unless there are too many.
 fn list(scopes: &mut SmallVec<[Scope; 1]>, scope: Scope) -> Result<(), NotUnderstood> {
-    if scopes.len() == MAX_LISTED {
+    if scopes.len() == MAX_SCOPES {
         return Err(NotUnderstood);
     }
     scopes.push(scope);

@@ -14,7 +14,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     Depth, Keys, NotUnderstood, Points, Scope,
-    listing::{Listing, MAX_LISTED, MAX_SHARD_KEYS, Room},
+    listing::{Listing, MAX_SCOPES, MAX_SHARD_KEYS, Room},
 };
 use crate::topology::{PointId, ShardKey};
 
@@ -120,7 +120,7 @@ fn each_of(
     let scopes = member(scan, name, |scan| {
         let mut scopes = SmallVec::new();
         scan.array(|scan| {
-            if scopes.len() == MAX_LISTED {
+            if scopes.len() == MAX_SCOPES {
                 return Err(NotUnderstood);
             }
             scopes.push(take(scan)?);
@@ -275,7 +275,7 @@ impl<'de> Deserialize<'de> for PointRef {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::listing::MAX_IDS, *};
 
     const DEEP: Depth = Depth { keys: true, ids: true };
 
@@ -405,20 +405,20 @@ mod tests {
     fn no_more_is_listed_than_there_is_room_for() {
         let listed = |count: usize| Vec::from_iter(1..=count as u64);
         let body = |ids: &[u64]| serde_json::json!({ "points": ids }).to_string();
-        let many = listed(MAX_LISTED);
+        let many = listed(MAX_IDS);
         let points = |ids: &[u64]| one(Layout::Selector, &body(ids)).map(|scope| scope.points);
         assert_eq!(points(&many), Some(ids(&many)));
-        assert_eq!(points(&listed(MAX_LISTED + 1)), Some(Points::All));
+        assert_eq!(points(&listed(MAX_IDS + 1)), Some(Points::All));
 
         // All operations share the room, and one that finds none left takes none.
-        let half = listed(MAX_LISTED / 2 + 1);
+        let half = listed(MAX_IDS / 2 + 1);
         let deletions = [&half[..], &half[..], &[7][..]].map(|ids| format!(r#"{{"delete":{}}}"#, body(ids)));
         let operations = format!(r#"{{"operations":[{}]}}"#, deletions.join(","));
         let found = scopes(Layout::Operations, operations.as_bytes(), DEEP).expect("operations");
         let found: Vec<_> = found.into_iter().map(|scope| scope.points).collect();
         assert_eq!(found, [ids(&half), Points::All, ids(&[7])]);
 
-        for (count, is_listed) in [(MAX_LISTED, true), (MAX_LISTED + 1, false)] {
+        for (count, is_listed) in [(MAX_SCOPES, true), (MAX_SCOPES + 1, false)] {
             let searches = format!(r#"{{"searches":[{}]}}"#, vec!["{}"; count].join(","));
             let found = scopes(Layout::Searches, searches.as_bytes(), DEEP);
             assert_eq!(found.map(|scopes| scopes.len()).ok(), is_listed.then_some(count));

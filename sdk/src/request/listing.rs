@@ -5,9 +5,11 @@ use smallvec::SmallVec;
 use super::Points;
 use crate::topology::PointId;
 
-/// More ids or scopes than this are not listed. A write of so many points touches every shard there is, and to deal it
-/// out would save next to nothing of what it costs.
-pub(super) const MAX_LISTED: usize = 1 << 16;
+/// More ids than this are not listed: a write of so many points touches every shard there is.
+pub(super) const MAX_IDS: usize = 1 << 16;
+
+/// Batches of more operations or searches are not understood.
+pub(super) const MAX_SCOPES: usize = 1 << 12;
 
 /// No selection of shard keys has more bytes in a body.
 pub(super) const MAX_SHARD_KEYS: usize = 64 << 10;
@@ -27,7 +29,7 @@ pub(super) struct Listing {
 
 impl Room {
     pub(super) fn new() -> Self {
-        Self(MAX_LISTED)
+        Self(MAX_IDS)
     }
 }
 

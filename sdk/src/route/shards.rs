@@ -47,6 +47,18 @@ pub(super) fn touched(
     Ok(Touched { rounds })
 }
 
+/// Has `intent` name the shards that own its points in place of these: all that a plan asks of them, and it may be made
+/// again for each attempt.
+pub(crate) fn settle(intent: &mut Intent, collection: &Collection, hashing: Hashing) {
+    for scope in &mut intent.scopes {
+        if let Points::Ids(ids) = &scope.points
+            && let Ok(by) = touched_by(scope, intent.action, collection, hashing)
+        {
+            scope.points = Points::Owned { by, ids: ids.len() };
+        }
+    }
+}
+
 /// The shards that one scope touches, ascending, each once.
 fn touched_by(
     scope: &Scope,
@@ -54,6 +66,9 @@ fn touched_by(
     collection: &Collection,
     hashing: Hashing,
 ) -> Result<Shards, UnknownKey> {
+    if let (Points::Owned { by, .. }, Action::Write(_)) = (&scope.points, action) {
+        return Ok(by.clone());
+    }
     let mut shards = Shards::new();
     let groups = groups(scope, action, collection)?;
     // The shards of a group are in their order.
@@ -69,7 +84,9 @@ fn touched_by(
                     }
                 }
             }
-            (Points::All, _) | (Points::Ids(_), Action::Read) => shards.extend_from_slice(&group.shards),
+            (Points::All | Points::Owned { .. }, _) | (Points::Ids(_), Action::Read) => {
+                shards.extend_from_slice(&group.shards);
+            }
         }
     }
     if action == Action::Read

@@ -15,8 +15,8 @@ use crate::{
     aside::is_long,
     dispatch::{Admitted, Credentials, Failure, Placement},
     request::{Body, BoxError, Call, Class, Collected, Compressed, Depth, Intent, NotUnderstood, collect},
-    route::{Local, Reason, Way, depth},
-    topology::{Lookup, Node, PeerId, Topology, Version},
+    route::{Local, Reason, Split, Way, depth, settle},
+    topology::{Collection, Lookup, Node, PeerId, Topology, Version},
 };
 
 /// No collection of Qdrant has a longer name, in bytes.
@@ -78,7 +78,11 @@ impl Inner {
                 || admitted.as_mut().is_none_or(|admitted| admitted.hold(plain.len()))
         });
         let looked_at = if is_blind { &Bytes::new() } else { plain.as_ref().unwrap_or(&bytes) };
-        let collection = call.collection(looked_at).map(|name| found.keep(name));
+        let collection = if call.is_told_by_message() && is_long(looked_at.len()) {
+            Box::pin(self.named_by_long(call, looked_at)).await.map(|name| found.keep(&name))
+        } else {
+            call.collection(looked_at).map(|name| found.keep(name))
+        };
         let (placement, snapshot) = match pin {
             Some(pin) => (pinned(call, pin, &found)?, found),
             None if is_blind => (Placement::Unrouted, found),
@@ -163,7 +167,10 @@ impl Inner {
         // An explanation counts what a batch costs even where that changes nothing.
         let depth = if is_explained { Depth::FULL } else { depth(&collection) };
         let intent = match plain {
-            Some(plain) => self.peek(call, plain, depth).await,
+            Some(plain) if depth != Depth::default() && is_long(plain.len()) => {
+                Box::pin(self.peek_into_long(call, plain, depth, &collection, &snapshot)).await
+            }
+            Some(plain) => call.intent(plain, depth),
             None if depth == Depth::default() => call.intent(bytes, depth),
             // Too large to be looked into, or compressed in an unknown way: the path tells the rest.
             None => Ok(Intent::unseen(call, &collection)),
@@ -175,13 +182,31 @@ impl Inner {
         (placement, snapshot)
     }
 
-    /// What an operation on points asks for.
-    async fn peek(&self, call: &Call, plain: &Bytes, depth: Depth) -> Result<Intent, NotUnderstood> {
-        if depth == Depth::default() || !is_long(plain.len()) {
-            return call.intent(plain, depth);
-        }
-        let (call, plain) = (call.clone(), plain.clone());
-        Box::pin(self.dispatcher.aside.run(move || call.intent(&plain, depth))).await
+    /// The collection that a long message names, behind everything else perhaps.
+    async fn named_by_long(&self, call: &Call, body: &Bytes) -> Option<String> {
+        let (call, body) = (call.clone(), body.clone());
+        self.dispatcher.aside.run(move || call.collection(&body).map(str::to_owned)).await
+    }
+
+    /// What an operation on points of `collection` with a long body asks for.
+    async fn peek_into_long(
+        &self,
+        call: &Call,
+        plain: &Bytes,
+        depth: Depth,
+        collection: &Arc<Collection>,
+        snapshot: &Topology,
+    ) -> Result<Intent, NotUnderstood> {
+        let (call, plain, collection) = (call.clone(), plain.clone(), collection.clone());
+        let hashing = snapshot.hashing();
+        let work = move || {
+            let mut intent = call.intent(&plain, depth)?;
+            if Split::points(&intent) == 0 {
+                settle(&mut intent, &collection, hashing);
+            }
+            Ok(intent)
+        };
+        self.dispatcher.aside.run(work).await
     }
 
     /// Where everything else belongs.

@@ -4,7 +4,7 @@ use qdrant_client::qdrant::{
 };
 
 use super::*;
-use crate::request::{Action, Intent};
+use crate::request::{Action, Intent, listing::MAX_IDS};
 
 const DEEP: Depth = Depth { keys: true, ids: true };
 const UUID: &str = "550e8400-e29b-41d4-a716-446655440000";
@@ -349,7 +349,7 @@ fn every_rpc_of_the_official_client_is_known() {
 fn no_more_is_listed_than_there_is_room_for() {
     let listed = |count: usize| Vec::from_iter(1..=count as u64);
     let delete = |ids: &[u64]| q::DeletePoints { points: by_id(ids), ..Default::default() };
-    let many = listed(MAX_LISTED + 1);
+    let many = listed(MAX_IDS + 1);
     let points = |ids: &[u64]| scopes("/qdrant.Points/Delete", &delete(ids)).remove(0).points;
     assert_eq!(points(&many[1..]), ids(&many[1..]));
     assert_eq!(points(&many), Points::All);
@@ -359,10 +359,10 @@ fn no_more_is_listed_than_there_is_room_for() {
         let upsert = q::UpsertPoints { points, ..Default::default() };
         scopes("/qdrant.Points/Upsert", &upsert).remove(0).points
     };
-    assert_eq!((upsert(2), upsert(MAX_LISTED + 1)), (ids(&[1, 2]), Points::All));
+    assert_eq!((upsert(2), upsert(MAX_IDS + 1)), (ids(&[1, 2]), Points::All));
 
     // All operations share the room, and one that finds none left takes none.
-    let half = listed(MAX_LISTED / 2 + 1);
+    let half = listed(MAX_IDS / 2 + 1);
     let operations = [&half[..], &half[..], &[7][..]].map(|ids| q::PointsUpdateOperation {
         operation: Some(Operation::DeletePoints(q::points_update_operation::DeletePoints {
             points: by_id(ids),
@@ -374,7 +374,7 @@ fn no_more_is_listed_than_there_is_room_for() {
         scopes("/qdrant.Points/UpdateBatch", &batch).into_iter().map(|scope| scope.points).collect();
     assert_eq!(found, [ids(&half), Points::All, ids(&[7])]);
 
-    for (count, is_listed) in [(MAX_LISTED, true), (MAX_LISTED + 1, false)] {
+    for (count, is_listed) in [(MAX_SCOPES, true), (MAX_SCOPES + 1, false)] {
         let query_points = vec![q::QueryPoints::default(); count];
         let batch = q::QueryBatchPoints { query_points, ..Default::default() };
         let found = intent("/qdrant.Points/QueryBatch", &batch);

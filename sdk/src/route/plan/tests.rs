@@ -5,6 +5,7 @@ use smallvec::smallvec;
 use super::*;
 use crate::{
     request::{Affinity, Keys, Points, Scope},
+    route::settle,
     topology::{Epoch, PointId, ReplicaState, Resharding, ReshardingDirection, Shard, ShardKey},
 };
 
@@ -82,18 +83,22 @@ fn read() -> Intent {
     intent(Action::Read, Keys::Unspecified, Points::All)
 }
 
-/// Peer, reason and expected RPCs for every throw of some dice; they must agree on all but the peer.
+/// Peer, reason and expected RPCs for every throw of some dice; they must agree on all but the peer. So must the plans
+/// for an intent that names the owners of its points.
 fn outcomes(
     collection: &Collection,
     intent: &Intent,
     weather: &Weather,
 ) -> (Vec<PeerId>, Reason, Option<u32>) {
     let topology = topology();
-    let plans: Vec<Plan> = (0..64)
-        .map(|throw| {
-            plan(Target::Points(collection, intent), &topology, weather, &[], mix(throw)).expect("a plan")
-        })
-        .collect();
+    let plans = |intent: &Intent| -> Vec<Plan> {
+        let of_throw = |throw| plan(Target::Points(collection, intent), &topology, weather, &[], mix(throw));
+        (0..64).map(|throw| of_throw(throw).expect("a plan")).collect()
+    };
+    let mut settled = intent.clone();
+    settle(&mut settled, collection, topology.hashing());
+    let (plans, of_settled) = (plans(intent), plans(&settled));
+    assert_eq!(of_settled, plans);
     let mut peers: Vec<PeerId> = plans.iter().filter_map(|plan| plan.peer).collect();
     peers.sort_unstable();
     peers.dedup();
