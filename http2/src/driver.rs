@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use crate::{outbox::Outbox, streams::Streams};
+use crate::{outbox::Outbox, streams::Streams, turns::yield_to_arrivals};
 
 /// So much is read at once, and more as long as that is not enough.
 const READ_BYTES: usize = 16 << 10;
@@ -189,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 self.clock.as_mut().reset(Instant::now() + self.patience.ping_interval);
             }
         }
-        cx.waker().wake_by_ref();
+        yield_to_arrivals(cx);
         Poll::Pending
     }
 

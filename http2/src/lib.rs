@@ -51,7 +51,10 @@
 
 use http::{HeaderName, header};
 
-pub use self::{frame::PREFACE, turns::after_others};
+pub use self::{
+    frame::PREFACE,
+    turns::{after_others, yield_to_arrivals},
+};
 
 pub mod client;
 pub mod server;

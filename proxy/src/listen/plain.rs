@@ -31,6 +31,9 @@ mod head;
 /// What is read at once; a body that is longer is read to its end.
 const READ_BYTES: usize = 8 << 10;
 
+/// What is written at once of a long answer, and then others have their turn.
+const TURN_BYTES: usize = 256 << 10;
+
 /// Buffers that have grown beyond this are not kept.
 const MAX_KEPT: usize = 16 << 10;
 
@@ -192,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Plain<S> {
         let mut body = pin!(body);
         let framing = Framing::of(head.status, body.size_hint().exact());
         write_head(&mut self.out, &head, framing, is_last);
-        let mut sent = 0;
+        let (mut sent, mut turn) = (0, 0);
         while framing != Framing::Nothing && !body.is_end_stream() {
             let frame = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
                 Poll::Ready(frame) => Poll::Ready(Ok(Some(frame))),
@@ -211,6 +214,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Plain<S> {
             framing.begin(&mut self.out, data.len());
             if self.out.len() + data.len() > SHORT_BYTES {
                 self.write(&data).await?;
+                turn += data.len();
+                if turn >= TURN_BYTES {
+                    turn = 0;
+                    tokio::task::yield_now().await;
+                }
             } else {
                 self.out.extend_from_slice(&data);
             }

@@ -17,7 +17,7 @@ const LONG: usize = 4 << 10;
 /// Shorter ones are gathered in blocks.
 const BLOCK: usize = 64 << 10;
 
-/// So much is copied at once.
+/// So much is read or copied at once.
 const TURN: usize = 256 << 10;
 
 /// Any error, as bodies of any kind have them.
@@ -156,6 +156,7 @@ where
         _ => 0,
     };
     let mut body = body.map_err(Into::into).boxed_unsync();
+    let mut turn = 0;
     let mut chunks = Chunks::of(announced.exact().and_then(|length| usize::try_from(length).ok()));
     while let Some(frame) = body.frame().await {
         // Trailers of a request have no meaning to Qdrant.
@@ -172,7 +173,12 @@ where
         if chunks.length == 0 && chunks.announced == 0 && protocol == Protocol::Grpc {
             chunks.announced = grpc::announced(&data).filter(|&length| length <= limit).unwrap_or(0);
         }
+        turn += data.len();
         chunks.push(data);
+        if turn >= TURN {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
     }
     Ok(Collected::Whole(chunks.gather().await))
 }
@@ -297,7 +303,12 @@ impl HttpBody for Resumed {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{future::poll_immediate, stream};
+    use std::{
+        future::{Future, poll_fn},
+        pin::pin,
+    };
+
+    use futures_util::stream;
     use http_body_util::{Full, StreamBody};
 
     use super::*;
@@ -412,10 +423,16 @@ mod tests {
                 .chain(std::iter::repeat_n(Bytes::from(vec![7; LONG]), length / LONG));
             let frames =
                 stream::iter(pieces.map(|data| Ok::<_, BoxError>(Frame::data(data))).collect::<Vec<_>>());
-            // To put it together takes turns.
-            let collected =
-                poll_immediate(Box::pin(collect(Protocol::Grpc, StreamBody::new(frames), 1 << 30, |_| true)));
-            assert_eq!(collected.await.is_some(), is_in_place, "{said} of {length}");
+            let mut collected = pin!(collect(Protocol::Grpc, StreamBody::new(frames), 1 << 30, |_| true));
+            let mut turns = 0;
+            poll_fn(|cx| {
+                turns += 1;
+                collected.as_mut().poll(cx)
+            })
+            .await
+            .expect("a body");
+            // To read it takes four turns, and to put it together more of them.
+            assert_eq!(turns == 5, is_in_place, "{turns} turns for {said} of {length}");
         }
     }
 
