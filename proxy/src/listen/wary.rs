@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use qdrant_router_http2::PREFACE;
+use qdrant_router_http2::{PREFACE, yield_to_arrivals};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::floods::{Floods, Wait};
@@ -125,7 +125,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wary<S> {
             Turn::Now if this.read < SHARE => {}
             Turn::Now | Turn::Later => {
                 this.read = 0;
-                cx.waker().wake_by_ref();
+                yield_to_arrivals(cx);
                 return Poll::Pending;
             }
             Turn::Flood => {
