@@ -25,7 +25,7 @@ pub(crate) fn is_long(bytes: usize) -> bool {
 // === impl Aside ===
 
 impl Aside {
-    /// As many threads as half of the cores, so that requests that are not long have the others.
+    /// As many threads as half of the cores, so that what is long has no more of them than that.
     pub(crate) fn new() -> Self {
         let cores = available_parallelism().map_or(1, NonZero::get);
         Self::of((cores / 2).max(1))

@@ -11,7 +11,7 @@ pub(super) const MAX_IDS: usize = 1 << 16;
 /// Batches of more operations or searches are not understood.
 pub(super) const MAX_SCOPES: usize = 1 << 12;
 
-/// No selection of shard keys has more bytes in a body.
+/// A selection of shard keys that has more bytes in the body is not understood.
 pub(super) const MAX_SHARD_KEYS: usize = 64 << 10;
 
 /// Room for the ids of all scopes of a request.

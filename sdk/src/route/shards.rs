@@ -48,13 +48,13 @@ pub(super) fn touched(
 }
 
 /// Has `intent` name the shards that own its points in place of these: all that a plan asks of them, and it may be made
-/// again for each attempt.
+/// again for each attempt. What finding them took is given back.
 pub(crate) fn settle(intent: &mut Intent, collection: &Collection, hashing: Hashing) {
     for scope in &mut intent.scopes {
         if let Points::Ids(ids) = &scope.points
             && let Ok(by) = touched_by(scope, intent.action, collection, hashing)
         {
-            scope.points = Points::Owned { by, ids: ids.len() };
+            scope.points = Points::Owned { by: SmallVec::from_slice(&by), ids: ids.len() };
         }
     }
 }
@@ -143,7 +143,17 @@ fn groups<'a>(
             (true, Action::Write(_)) => Err(UnknownKey),
             _ => Ok(collection.groups.iter().collect()),
         },
-        Keys::Any(keys) => keys.iter().map(group).collect(),
+        Keys::Any(keys) => {
+            let mut groups: SmallVec<[&KeyGroup; 1]> = SmallVec::new();
+            for key in keys {
+                let group = group(key)?;
+                // A key may be named again and again.
+                if !groups.iter().any(|&known| std::ptr::eq(known, group)) {
+                    groups.push(group);
+                }
+            }
+            Ok(groups)
+        }
         Keys::WithFallback { target, fallback } => {
             let is_served = |group: &KeyGroup| {
                 let served = |shard: &Shard| shard.replicas.iter().any(|replica| replica.state.is_readable());

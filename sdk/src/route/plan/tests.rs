@@ -216,6 +216,21 @@ fn shard_keys_narrow_reads_and_writes() {
 }
 
 #[test]
+fn a_key_that_is_named_again_and_again_counts_once() {
+    let tenants = collection(&[(1, Some("a"), &[(1, Active)]), (2, Some("a"), &[(2, Active)])]);
+    let key = ShardKey::Keyword("a".to_owned());
+    let ids = Points::Ids((0..10_000).map(PointId::Num).collect());
+    let weak = Action::Write(WriteOrdering::Weak);
+    // Asked for each, it would take a thousand million look-ups.
+    let often = intent(weak, Keys::Any(vec![key.clone(); 100_000]), ids.clone());
+    let once = intent(weak, Keys::Any(vec![key]), ids);
+    let topology = topology();
+    let planned =
+        |intent: &Intent| plan(Target::Points(&tenants, intent), &topology, &calm(), &[], 1).expect("a plan");
+    assert_eq!(planned(&often), planned(&once));
+}
+
+#[test]
 fn a_target_key_that_is_not_served_gives_way_to_its_fallback() {
     let rows: [Row<'_>; 2] = [(1, Some("new"), &[(1, Partial)]), (2, Some("shared"), &[(2, Active)])];
     let key = |key: &str| ShardKey::Keyword(key.to_owned());
