@@ -373,7 +373,7 @@ impl Intent {
     /// The intent of a request whose body is not looked into: it may touch all of `collection`.
     pub(crate) fn unseen(call: &Call, collection: &Collection) -> Self {
         let action = if call.class == Class::Write { Action::Write(call.ordering) } else { Action::Read };
-        let all: Vec<ShardKey> = collection.groups.iter().filter_map(|group| group.key.clone()).collect();
+        let all: Vec<ShardKey> = collection.groups().iter().filter_map(|group| group.key.clone()).collect();
         let keys = if all.is_empty() { Keys::Unspecified } else { Keys::Any(all) };
         Self { action, scopes: smallvec![Scope { keys, points: Points::All }], affinity: None }
     }

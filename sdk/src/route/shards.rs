@@ -16,10 +16,7 @@ pub(super) struct UnknownKey;
 
 /// How deep the body of a request on `collection` must be looked into before its target is certain.
 pub(crate) fn depth(collection: &Collection) -> Depth {
-    Depth {
-        keys: collection.has_shard_keys(),
-        ids: collection.groups.iter().any(|group| group.shards.len() > 1),
-    }
+    Depth { keys: collection.has_shard_keys(), ids: collection.needs_ids() }
 }
 
 /// What an operation touches.
@@ -141,16 +138,14 @@ fn groups<'a>(
         // A read without a key asks all keys; a write without one is refused by Qdrant.
         Keys::Unspecified => match (collection.has_shard_keys(), action) {
             (true, Action::Write(_)) => Err(UnknownKey),
-            _ => Ok(collection.groups.iter().collect()),
+            _ => Ok(collection.groups().iter().collect()),
         },
         Keys::Any(keys) => {
-            let mut groups: SmallVec<[&KeyGroup; 1]> = SmallVec::new();
-            for key in keys {
-                let group = group(key)?;
-                // A key may be named again and again.
-                if !groups.iter().any(|&known| std::ptr::eq(known, group)) {
-                    groups.push(group);
-                }
+            let mut groups: SmallVec<[&KeyGroup; 1]> = keys.iter().map(group).collect::<Result<_, _>>()?;
+            // A key may be named again and again.
+            if groups.len() > 1 {
+                groups.sort_unstable_by_key(|&group| std::ptr::from_ref(group));
+                groups.dedup_by(|a, b| std::ptr::eq(*a, *b));
             }
             Ok(groups)
         }

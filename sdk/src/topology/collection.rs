@@ -1,6 +1,7 @@
 //! Where the shards of one collection live.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -72,8 +73,10 @@ pub struct Collection {
     shards: Vec<Shard>,
     /// Counted when it is first asked for.
     readers: OnceLock<Readers>,
-    /// The shards by key; one group without a key where sharding is automatic.
-    pub groups: Vec<KeyGroup>,
+    /// By ascending key.
+    groups: Vec<KeyGroup>,
+    /// Whether a group has several shards, so that it takes a point's id to tell which one has it.
+    needs_ids: bool,
     /// The resharding in progress, if any.
     pub resharding: Option<Resharding>,
     /// Shard transfers in progress.
@@ -124,17 +127,14 @@ impl Collection {
     ) -> Self {
         shards.sort_by_key(|shard| shard.id);
         shards.shrink_to_fit();
-        let mut members: Vec<(Option<Arc<ShardKey>>, Vec<ShardId>)> = Vec::new();
+        let mut members: BTreeMap<Option<Arc<ShardKey>>, Vec<ShardId>> = BTreeMap::new();
         for shard in &mut shards {
-            match members.iter_mut().find(|(key, _)| *key == shard.key) {
-                Some((key, ids)) => {
-                    shard.key.clone_from(key);
-                    ids.push(shard.id);
-                }
-                None => members.push((shard.key.clone(), vec![shard.id])),
+            if let Some((key, _)) = members.get_key_value(&shard.key) {
+                shard.key.clone_from(key);
             }
+            members.entry(shard.key.clone()).or_default().push(shard.id);
         }
-        let groups = members
+        let groups: Vec<KeyGroup> = members
             .into_iter()
             .map(|(key, mut shards)| KeyGroup {
                 ring: HashRing::new(shards.iter().copied()),
@@ -155,6 +155,7 @@ impl Collection {
             epoch,
             shards,
             readers: OnceLock::new(),
+            needs_ids: groups.iter().any(|group| group.shards.len() > 1),
             groups,
             resharding,
             transfers,
@@ -166,13 +167,25 @@ impl Collection {
     /// Whether a point's shard is chosen by a shard key in the request rather than by its id alone.
     #[must_use]
     pub fn has_shard_keys(&self) -> bool {
-        self.groups.iter().any(|group| group.key.is_some())
+        self.groups.last().is_some_and(|group| group.key.is_some())
+    }
+
+    /// Whether it takes a point's id to tell which shard has it.
+    pub(crate) fn needs_ids(&self) -> bool {
+        self.needs_ids
+    }
+
+    /// The shards by key, ascending; one group without a key where sharding is automatic.
+    #[must_use]
+    pub fn groups(&self) -> &[KeyGroup] {
+        &self.groups
     }
 
     /// The group of `key`, or of the whole collection where sharding is automatic and `key` is `None`.
     #[must_use]
     pub fn group(&self, key: Option<&ShardKey>) -> Option<&KeyGroup> {
-        self.groups.iter().find(|group| group.key.as_ref() == key)
+        let at = self.groups.binary_search_by(|group| group.key.as_ref().cmp(&key)).ok()?;
+        self.groups.get(at)
     }
 
     /// The shards, by ascending id.
@@ -358,6 +371,32 @@ mod tests {
         let shards = |key: ShardKey| collection.group(Some(&key)).map(|group| group.shards.clone());
         assert_eq!(shards(ShardKey::Number(7)), Some(vec![1, 2]));
         assert_eq!(shards(ShardKey::Keyword("7".into())), Some(vec![3]));
+        assert!(collection.group(None).is_none());
+    }
+
+    #[test]
+    fn any_of_many_keys_is_found_whatever_their_order() {
+        let key = |n: u32| match n % 2 {
+            0 => ShardKey::Number(u64::from(n)),
+            _ => ShardKey::Keyword(format!("tenant {n}")),
+        };
+        // Two shards of each key, the keys in no order.
+        let shards = (0..1000).map(|id| Shard {
+            id,
+            key: Some(Arc::new(key(id * 7 % 500))),
+            replicas: SmallVec::new(),
+        });
+        let collection = Collection::new(Epoch { term: 1, commit: 1 }, shards.collect(), None, 0);
+        assert_eq!(collection.groups().len(), 500);
+        for id in 0..500 {
+            let group = collection.group(Some(&key(id * 7 % 500))).expect("it has shards");
+            assert_eq!(group.shards, [id, id + 500]);
+            assert!(Arc::ptr_eq(
+                collection.shards[id as usize].key.as_ref().expect("a key"),
+                collection.shards[id as usize + 500].key.as_ref().expect("a key"),
+            ));
+        }
+        assert!(collection.group(Some(&ShardKey::Keyword("500".into()))).is_none());
         assert!(collection.group(None).is_none());
     }
 
