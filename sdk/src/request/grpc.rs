@@ -5,7 +5,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     Call, Class, Depth, Keys, Layout, NotUnderstood, Points, Protocol, Repeat, Scope,
-    listing::{Listing, MAX_SCOPES, MAX_SHARD_KEYS, Room},
+    listing::{Listing, MAX_SCOPES, Room},
     protobuf::{Fields, Value},
 };
 pub(crate) mod json;
@@ -213,14 +213,14 @@ pub(super) fn peek(
             Ok((WriteOrdering::Weak, smallvec![Scope::EVERYTHING]))
         }
         Message::Read { key: Some(key) } => {
-            let keys = keys(message.last(key)?)?;
+            let keys = keys(message.last(key)?, &mut room)?;
             Ok((WriteOrdering::Weak, smallvec![Scope { keys, points: Points::All }]))
         }
         Message::ReadBatch { item_key } => {
             let mut scopes = SmallVec::new();
             for field in message {
                 if let (2, item) = field? {
-                    let keys = keys(item.message()?.last(item_key)?)?;
+                    let keys = keys(item.message()?.last(item_key)?, &mut room)?;
                     list(&mut scopes, Scope { keys, points: Points::All })?;
                 }
             }
@@ -334,7 +334,7 @@ fn write_of<'a>(
             _ => {}
         }
     }
-    let keys = if depth.keys { keys(key_selector)? } else { Keys::Unspecified };
+    let keys = if depth.keys { keys(key_selector, room)? } else { Keys::Unspecified };
     let points = match points {
         _ if !depth.ids => Points::All,
         Location::Structs { .. } => ids.points(room),
@@ -383,12 +383,10 @@ pub(super) fn point_id(id: Value<'_>) -> Result<PointId, NotUnderstood> {
 }
 
 /// `ShardKeySelector { repeated ShardKey shard_keys = 1; ShardKey fallback = 2 }`
-fn keys(selector: Option<Value<'_>>) -> Result<Keys, NotUnderstood> {
+fn keys(selector: Option<Value<'_>>, room: &mut Room) -> Result<Keys, NotUnderstood> {
     let Some(selector) = selector else { return Ok(Keys::Unspecified) };
+    room.take_shard_keys(selector.bytes()?.len())?;
     let (mut keys, mut fallback) = (Vec::new(), None);
-    if selector.bytes()?.len() > MAX_SHARD_KEYS {
-        return Err(NotUnderstood);
-    }
     for field in selector.message()? {
         match field? {
             (1, key) => keys.push(shard_key(key)?),

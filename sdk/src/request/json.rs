@@ -14,7 +14,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     Depth, Keys, NotUnderstood, Points, Scope,
-    listing::{Listing, MAX_SCOPES, MAX_SHARD_KEYS, Room},
+    listing::{Listing, MAX_SCOPES, Room},
 };
 use crate::topology::{PointId, ShardKey};
 
@@ -67,10 +67,10 @@ pub(super) fn scopes(layout: Layout, body: &[u8], depth: Depth) -> Result<SmallV
     let (mut scan, mut room) = (Scan::new(body), Room::new());
     let scopes = match layout {
         Layout::Nothing | Layout::Location => smallvec![Scope::EVERYTHING],
-        Layout::Key | Layout::Retrieve => smallvec![keyed(&mut scan)?],
-        Layout::Searches => each_of(&mut scan, b"searches", keyed)?,
+        Layout::Key | Layout::Retrieve => smallvec![keyed(&mut scan, &mut room)?],
+        Layout::Searches => each_of(&mut scan, b"searches", |scan| keyed(scan, &mut room))?,
         Layout::Points | Layout::Selector | Layout::VectorSelector if !depth.ids => {
-            smallvec![keyed(&mut scan)?]
+            smallvec![keyed(&mut scan, &mut room)?]
         }
         Layout::Points | Layout::Selector | Layout::VectorSelector => {
             smallvec![Document::take(&mut scan, &mut room)?.scope(layout)?]
@@ -106,8 +106,8 @@ fn member<'a, T>(
     Ok(found)
 }
 
-fn keyed(scan: &mut Scan<'_>) -> Result<Scope> {
-    let keys = member(scan, b"shard_key", shard_keys)?.unwrap_or(Keys::Unspecified);
+fn keyed(scan: &mut Scan<'_>, room: &mut Room) -> Result<Scope> {
+    let keys = member(scan, b"shard_key", |scan| shard_keys(scan, room))?.unwrap_or(Keys::Unspecified);
     Ok(Scope { keys, points: Points::All })
 }
 
@@ -168,11 +168,9 @@ enum KeySelector {
     WithFallback { target: ShardKey, fallback: ShardKey },
 }
 
-fn shard_keys(scan: &mut Scan<'_>) -> Result<Keys> {
+fn shard_keys(scan: &mut Scan<'_>, room: &mut Room) -> Result<Keys> {
     let keys = scan.value()?;
-    if keys.len() > MAX_SHARD_KEYS {
-        return Err(NotUnderstood);
-    }
+    room.take_shard_keys(keys.len())?;
     Ok(match parse::<Option<KeySelector>>(keys)? {
         None => Keys::Unspecified,
         Some(KeySelector::One(key)) => Keys::Any(vec![key]),
@@ -224,7 +222,7 @@ impl Document {
     fn take(scan: &mut Scan<'_>, room: &mut Room) -> Result<Self> {
         let mut document = Self::default();
         scan.object(|key, scan| match key {
-            b"shard_key" => once(&mut document.keys, || shard_keys(scan)),
+            b"shard_key" => once(&mut document.keys, || shard_keys(scan, room)),
             b"points" | b"batch" | b"filter" if scan.null() => Ok(()),
             b"points" => once(&mut document.points, || points(scan, room, point)),
             b"batch" => once(&mut document.columns, || {
@@ -275,7 +273,10 @@ impl<'de> Deserialize<'de> for PointRef {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::listing::MAX_IDS, *};
+    use super::{
+        super::listing::{MAX_IDS, MAX_SHARD_KEYS},
+        *,
+    };
 
     const DEEP: Depth = Depth { keys: true, ids: true };
 
@@ -426,6 +427,13 @@ mod tests {
         let keys = |length: usize| format!(r#"{{"shard_key":"{}"}}"#, "k".repeat(length - 2));
         assert!(one(Layout::Key, &keys(MAX_SHARD_KEYS)).is_some());
         assert_eq!(one(Layout::Key, &keys(MAX_SHARD_KEYS + 1)), None);
+        // All searches share the room.
+        let searches = |count: usize| {
+            let searches = vec![keys(MAX_SHARD_KEYS / 2); count].join(",");
+            scopes(Layout::Searches, format!(r#"{{"searches":[{searches}]}}"#).as_bytes(), DEEP)
+        };
+        assert!(searches(2).is_ok());
+        assert!(searches(3).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::Points;
+use super::{NotUnderstood, Points};
 use crate::topology::PointId;
 
 /// More ids than this are not listed: a write of so many points touches every shard there is.
@@ -11,12 +11,16 @@ pub(super) const MAX_IDS: usize = 1 << 16;
 /// Batches of more operations or searches are not understood.
 pub(super) const MAX_SCOPES: usize = 1 << 12;
 
-/// A selection of shard keys that has more bytes in the body is not understood.
-pub(super) const MAX_SHARD_KEYS: usize = 64 << 10;
+/// Requests whose selections of shard keys have more bytes in the body, all together, are not understood.
+pub(super) const MAX_SHARD_KEYS: usize = 128 << 10;
 
-/// Room for the ids of all scopes of a request.
+/// Room for the lists of all scopes of a request.
 #[derive(Debug)]
-pub(super) struct Room(usize);
+pub(super) struct Room {
+    ids: usize,
+    /// Bytes of the body.
+    shard_keys: usize,
+}
 
 /// The ids of one scope.
 #[derive(Debug, Default)]
@@ -29,7 +33,13 @@ pub(super) struct Listing {
 
 impl Room {
     pub(super) fn new() -> Self {
-        Self(MAX_IDS)
+        Self { ids: MAX_IDS, shard_keys: MAX_SHARD_KEYS }
+    }
+
+    /// Takes room for a selection of shard keys that has so many bytes in the body.
+    pub(super) fn take_shard_keys(&mut self, bytes: usize) -> Result<(), NotUnderstood> {
+        self.shard_keys = self.shard_keys.checked_sub(bytes).ok_or(NotUnderstood)?;
+        Ok(())
     }
 }
 
@@ -38,7 +48,7 @@ impl Room {
 impl Listing {
     /// Whether another id can be listed. Once none can, the list is given up, and what else it has need not be looked at.
     pub(super) fn has_room(&mut self, room: &Room) -> bool {
-        self.is_given_up |= self.ids.len() == room.0;
+        self.is_given_up |= self.ids.len() == room.ids;
         !self.is_given_up
     }
 
@@ -51,7 +61,7 @@ impl Listing {
         if self.is_given_up {
             return Points::All;
         }
-        room.0 -= self.ids.len();
+        room.ids -= self.ids.len();
         Points::Ids(self.ids)
     }
 }

@@ -4,7 +4,10 @@ use qdrant_client::qdrant::{
 };
 
 use super::*;
-use crate::request::{Action, Intent, listing::MAX_IDS};
+use crate::request::{
+    Action, Intent,
+    listing::{MAX_IDS, MAX_SHARD_KEYS},
+};
 
 const DEEP: Depth = Depth { keys: true, ids: true };
 const UUID: &str = "550e8400-e29b-41d4-a716-446655440000";
@@ -380,13 +383,21 @@ fn no_more_is_listed_than_there_is_room_for() {
         let found = intent("/qdrant.Points/QueryBatch", &batch);
         assert_eq!(found.map(|intent| intent.scopes.len()).ok(), is_listed.then_some(count));
     }
-    let keys = |length: usize| {
-        let selector = q::ShardKeySelector { shard_keys: vec!["k".repeat(length).into()], fallback: None };
-        intent(
-            "/qdrant.Points/Count",
-            &q::CountPoints { shard_key_selector: Some(selector), ..Default::default() },
-        )
+    let keyed = |length: usize| q::QueryPoints {
+        shard_key_selector: Some(q::ShardKeySelector {
+            shard_keys: vec!["k".repeat(length).into()],
+            fallback: None,
+        }),
+        ..Default::default()
     };
+    let keys = |length: usize| intent("/qdrant.Points/Query", &keyed(length));
     assert!(keys(MAX_SHARD_KEYS / 2).is_ok());
     assert!(keys(MAX_SHARD_KEYS).is_err());
+    // All queries share the room.
+    let batch = |count: usize| {
+        let query_points = vec![keyed(MAX_SHARD_KEYS / 3); count];
+        intent("/qdrant.Points/QueryBatch", &q::QueryBatchPoints { query_points, ..Default::default() })
+    };
+    assert!(batch(2).is_ok());
+    assert!(batch(3).is_err());
 }
