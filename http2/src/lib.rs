@@ -53,7 +53,7 @@ use http::{HeaderName, header};
 
 pub use self::{
     frame::PREFACE,
-    turns::{after_others, yield_to_arrivals},
+    turns::{TURN_BYTES, after_others, yield_to_arrivals},
 };
 
 pub mod client;

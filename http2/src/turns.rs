@@ -6,6 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
+/// So much of a long body is read, written or copied in one turn, and then others have theirs: to copy it takes a twentieth
+/// of a millisecond.
+pub const TURN_BYTES: usize = 256 << 10;
+
 /// Resolves after the tasks that can run now have run.
 ///
 /// What several of them have to write goes out right one after the other then, and what is only to be cleared away keeps

@@ -11,15 +11,18 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 /// that.
 const LONG: usize = 256 << 10;
 
+/// To find the shard of a point, and to cut there, takes as long as to look at so many bytes.
+const PER_POINT: usize = 128;
+
 /// Threads for long work. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Aside {
     turns: Arc<Semaphore>,
 }
 
-/// Whether work on so many bytes is long.
-pub(crate) fn is_long(bytes: usize) -> bool {
-    bytes > LONG
+/// Whether work on so many bytes and points is long.
+pub(crate) fn is_long(bytes: usize, points: usize) -> bool {
+    bytes + PER_POINT * points > LONG
 }
 
 // === impl Aside ===
@@ -51,6 +54,15 @@ impl Aside {
                 Err(_) => std::future::pending().await,
             },
         }
+    }
+}
+
+#[cfg(test)]
+impl Aside {
+    /// Leaves no turn to anybody else.
+    pub(crate) async fn take_all(&self) -> tokio::sync::SemaphorePermit<'_> {
+        let all = u32::try_from(self.turns.available_permits()).expect("few");
+        self.turns.acquire_many(all).await.expect("it is never closed")
     }
 }
 

@@ -47,7 +47,7 @@ mod watch;
 pub(crate) use self::{
     admission::{Admission, Admitted},
     budget::Budget,
-    deadline::deadline,
+    deadline::{deadline, in_time},
     direct::DirectAnswer,
     merge::{Reply, sum_usage},
     nodes::{Credentials, Gathered},
@@ -185,11 +185,7 @@ impl Dispatcher {
     /// Sends the request to the node that `plan` names, and on to others while that is safe and the
     /// client waits.
     pub(crate) async fn send(&self, job: &mut Job) -> Result<Answer, Failure> {
-        let Some(deadline) = job.deadline else { return self.send_on(job).await };
-        match tokio::time::timeout_at(deadline, self.send_on(job)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure::Late),
-        }
+        in_time(job.deadline, self.send_on(job)).await
     }
 
     async fn send_on(&self, job: &mut Job) -> Result<Answer, Failure> {

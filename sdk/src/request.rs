@@ -353,6 +353,15 @@ impl Intent {
             && matches!(self.scopes[..], [Scope { keys: Keys::Unspecified, .. }])
     }
 
+    /// How many ids it lists.
+    pub(crate) fn ids(&self) -> usize {
+        let ids = |scope: &Scope| match &scope.points {
+            Points::Ids(ids) => ids.len(),
+            Points::Owned { .. } | Points::All => 0,
+        };
+        self.scopes.iter().map(ids).sum()
+    }
+
     /// The memory that its lists take beside itself.
     pub(crate) fn listed_bytes(&self) -> usize {
         let lists = self.scopes.iter().map(|Scope { keys, points }| {

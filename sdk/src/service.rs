@@ -18,7 +18,7 @@ use crate::{
     balance::Balance,
     dispatch::{
         Admission, Answer, Credentials, DirectAnswer, Dispatcher, Failure, Gathered, Job, Merged, Placement,
-        Reply, RetryWrites, deadline, refuse,
+        Reply, RetryWrites, deadline, in_time, refuse,
     },
     request::{BoxError, Call, Class, Protocol},
     route::{Explanation, Plan, Reason, Routing},
@@ -214,7 +214,8 @@ impl Router {
             Err(failure) => return (refuse(protocol, &failure).map(ResponseBody::local), routed),
         };
         let retry_writes = retry_writes.unwrap_or(self.0.retry_writes);
-        let prepared = match self.0.prepare(&call, placing, &head.headers, body, Some(&mut admitted)).await {
+        let preparing = self.0.prepare(&call, placing, &head.headers, body, Some(&mut admitted));
+        let prepared = match in_time(deadline, preparing).await {
             Ok(prepared) => prepared,
             Err(failure) => {
                 let failure = Box::pin(self.explained(failure, &head.headers)).await;
@@ -244,7 +245,12 @@ impl Router {
             routed.observed = Some(Box::pin(self.0.observe(&call, &mut job)).await);
         }
         let dispatcher = &self.0.dispatcher;
-        let parts = if job.lists_points() { Box::pin(dispatcher.deal(&call, &mut job)).await } else { None };
+        let dealt =
+            if job.lists_points() { Box::pin(dispatcher.deal(&call, &mut job)).await } else { Ok(None) };
+        let parts = match dealt {
+            Ok(parts) => parts,
+            Err(failure) => return (refuse(protocol, &failure).map(ResponseBody::local), routed),
+        };
         let mut response = if matches!(job.placement, Placement::AllNodes) {
             let Gathered { reply, plans, attempts, parts, is_complete } =
                 Box::pin(dispatcher.gather(job)).await;
@@ -290,6 +296,11 @@ impl Router {
             Ok(()) => Failure::UnknownNode { name, known: known_nodes(&snapshot) },
             Err(refusal) => refusal,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn aside(&self) -> &crate::aside::Aside {
+        &self.0.dispatcher.aside
     }
 
     async fn send_whole(&self, job: &mut Job, routed: &mut Routed) -> Response<ResponseBody> {

@@ -31,6 +31,7 @@ use crate::{
     topology::{Epoch, Settings},
 };
 
+mod aside;
 mod cluster;
 pub(crate) mod network;
 

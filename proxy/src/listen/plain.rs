@@ -17,7 +17,7 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 use qdrant_router::request::BoxError;
-use qdrant_router_http2::after_others;
+use qdrant_router_http2::{TURN_BYTES, after_others};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, Sleep, sleep_until},
@@ -30,9 +30,6 @@ mod head;
 
 /// What is read at once; a body that is longer is read to its end.
 const READ_BYTES: usize = 8 << 10;
-
-/// What is written at once of a long answer, and then others have their turn.
-const TURN_BYTES: usize = 256 << 10;
 
 /// Buffers that have grown beyond this are not kept.
 const MAX_KEPT: usize = 16 << 10;

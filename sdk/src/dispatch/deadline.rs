@@ -1,15 +1,30 @@
 //! `grpc-timeout`: the time that a client gives its call, every attempt together.
 
-use std::time::Duration;
+use std::{future::Future, pin::pin, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+
+use super::Failure;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// When the client of these headers stops waiting; `None` where it does not say.
 pub(crate) fn deadline(headers: &HeaderMap) -> Option<Instant> {
     Instant::now().checked_add(parse(headers.get(GRPC_TIMEOUT)?.to_str().ok()?)?)
+}
+
+/// What `work` comes to, unless the client stops waiting before.
+pub(crate) async fn in_time<T>(
+    deadline: Option<Instant>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    // Pinned here, so that there is one of it for both ways.
+    let work = pin!(work);
+    match deadline {
+        Some(deadline) => timeout_at(deadline, work).await.unwrap_or(Err(Failure::Late)),
+        None => work.await,
+    }
 }
 
 /// Tells the node how much of the time is left.

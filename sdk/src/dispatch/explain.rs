@@ -9,7 +9,8 @@ use crate::{
 impl Dispatcher {
     /// Where `job` would go.
     pub(crate) async fn explain(&self, call: &Call, job: &mut Job) -> Explanation {
-        let parts = if job.lists_points() { self.deal(call, job).await } else { None };
+        let dealt = if job.lists_points() { self.deal(call, job).await } else { Ok(None) };
+        let parts = dealt.unwrap_or_default();
         let topology = &job.snapshot;
         let named = job.collection.as_deref();
         let resolved = named.map(|name| topology.resolve(name)).filter(|&name| Some(name) != named);

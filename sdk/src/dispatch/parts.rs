@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
 use super::{
-    Answer, Dispatcher, Failure, Job, Now, Placement,
+    Answer, Dispatcher, Failure, Job, Now, Placement, in_time,
     merge::{PartReply, Reply, merge},
 };
 use crate::{
@@ -25,9 +25,6 @@ const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-en
 
 /// Replies to writes are a few hundred bytes.
 const MAX_REPLY_BYTES: usize = 4 << 20;
-
-/// To find the shard of a point, and to cut there, takes as long as to look at so many bytes.
-const PER_POINT: usize = 128;
 
 /// One part of a write.
 #[derive(Debug)]
@@ -89,19 +86,25 @@ impl Dispatcher {
 
     /// The parts of a write, where sending it in parts needs fewer requests in all; `None` where it
     /// goes whole. The job is not shared between threads, as its body may not be.
-    pub(crate) async fn deal(&self, call: &Call, job: &mut Job) -> Option<Vec<Part>> {
+    ///
+    /// # Errors
+    ///
+    /// Where the client stops waiting before.
+    pub(crate) async fn deal(&self, call: &Call, job: &mut Job) -> Result<Option<Vec<Part>>, Failure> {
         let takers = {
             let change = self.topology.change();
             let conditions = Now::of(self, &change, &job.snapshot, job.class, job.collection.as_deref());
             takers(&job.snapshot, &conditions)
         };
-        let (Placement::Points(collection, intent), Some(body)) = (&job.placement, &job.plain) else {
-            return None;
+        let (Placement::Points(collection, intent), Some(body)) = (&mut job.placement, &job.plain) else {
+            return Ok(None);
         };
         let collection = collection.clone();
-        let shares = if is_long(body.len() + PER_POINT * Split::points(intent)) {
+        let shares = if is_long(body.len(), Split::points(intent)) {
             let (call, body, topology) = (call.clone(), body.clone(), job.snapshot.clone());
-            let (mut whole, placed) = (intent.clone(), collection.clone());
+            // Lent to the other thread, as it may be long.
+            let lent = std::mem::replace(intent, Intent::unseen(&call, &collection));
+            let (mut whole, placed) = (lent, collection.clone());
             let work = move || {
                 let shares = cut(&call, &body, &whole, &placed, &topology, &takers);
                 if shares.is_none() {
@@ -109,17 +112,15 @@ impl Dispatcher {
                 }
                 (shares, whole)
             };
-            let (shares, whole) = self.aside.run(work).await;
-            job.placement = Placement::Points(collection.clone(), whole);
+            let shares;
+            (shares, *intent) = in_time(job.deadline, async { Ok(self.aside.run(work).await) }).await?;
             shares
         } else {
             cut(call, body, intent, &collection, &job.snapshot, &takers)
         };
-        let parts = shares?.into_iter().map(|Share { shards, intent, body }| Part {
-            shards,
-            job: job.part(collection.clone(), intent, body),
-        });
-        Some(parts.collect())
+        let part =
+            |Share { shards, intent, body }| Part { shards, job: job.part(collection.clone(), intent, body) };
+        Ok(shares.map(|shares| shares.into_iter().map(part).collect()))
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use qdrant_router_http2::TURN_BYTES;
 
 use super::{Protocol, grpc};
 
@@ -16,9 +17,6 @@ const LONG: usize = 4 << 10;
 
 /// Shorter ones are gathered in blocks.
 const BLOCK: usize = 64 << 10;
-
-/// So much is read or copied at once.
-const TURN: usize = 256 << 10;
 
 /// Any error, as bodies of any kind have them.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -175,7 +173,7 @@ where
         }
         turn += data.len();
         chunks.push(data);
-        if turn >= TURN {
+        if turn >= TURN_BYTES {
             turn = 0;
             tokio::task::yield_now().await;
         }
@@ -242,7 +240,7 @@ impl Chunks {
         for chunk in self.in_order() {
             whole.extend_from_slice(&chunk);
             turn += chunk.len();
-            if turn >= TURN {
+            if turn >= TURN_BYTES {
                 turn = 0;
                 tokio::task::yield_now().await;
             }
@@ -416,7 +414,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_tells_its_length_is_not_put_together_in_the_end() {
-        let length = 4 * TURN;
+        let length = 4 * TURN_BYTES;
         for (said, is_in_place) in [(length, true), (length - 1, false)] {
             let head = [&[0][..], &u32::try_from(said).expect("short").to_be_bytes()].concat();
             let pieces = std::iter::once(Bytes::from(head))

@@ -16,7 +16,7 @@ use crate::{
     dispatch::{Admitted, Credentials, Failure, Placement},
     request::{Body, BoxError, Call, Class, Collected, Compressed, Depth, Intent, NotUnderstood, collect},
     route::{Local, Reason, Split, Way, depth, settle},
-    topology::{Collection, Lookup, Node, PeerId, Topology, Version},
+    topology::{Collection, Hashing, Lookup, Node, PeerId, Topology, Version},
 };
 
 /// No collection of Qdrant has a longer name, in bytes.
@@ -65,11 +65,10 @@ impl Inner {
             .read(call, body, admitted.as_deref_mut())
             .await
             .map_err(|error| Failure::ClientGone(error.to_string()))?;
-        let limit = self.body_limit.min(self.admission.room());
         let is_seen = is_whole && !is_blind;
         let compressed = if is_seen { Compressed::of(call.protocol, headers, &bytes) } else { None };
         let plain = match compressed {
-            Some(compressed) => Box::pin(self.dispatcher.aside.run(move || compressed.decode(limit))).await,
+            Some(compressed) => Box::pin(self.decode(compressed)).await,
             None => is_seen.then(|| bytes.clone()),
         };
         // What was decoded is in memory beside what came.
@@ -78,7 +77,7 @@ impl Inner {
                 || admitted.as_mut().is_none_or(|admitted| admitted.hold(plain.len()))
         });
         let looked_at = if is_blind { &Bytes::new() } else { plain.as_ref().unwrap_or(&bytes) };
-        let collection = if call.is_told_by_message() && is_long(looked_at.len()) {
+        let collection = if call.is_told_by_message() && is_long(looked_at.len(), 0) {
             Box::pin(self.named_by_long(call, looked_at)).await.map(|name| found.keep(&name))
         } else {
             call.collection(looked_at).map(|name| found.keep(name))
@@ -166,9 +165,11 @@ impl Inner {
         };
         // An explanation counts what a batch costs even where that changes nothing.
         let depth = if is_explained { Depth::FULL } else { depth(&collection) };
+        // Over REST, nothing is looked for where nothing can be told.
+        let is_read = depth != Depth::default() || call.is_told_by_message();
         let intent = match plain {
-            Some(plain) if depth != Depth::default() && is_long(plain.len()) => {
-                Box::pin(self.peek_into_long(call, plain, depth, &collection, &snapshot)).await
+            Some(plain) if is_read && is_long(plain.len(), 0) => {
+                Box::pin(self.peek_into_long(call, plain, depth)).await
             }
             Some(plain) => call.intent(plain, depth),
             None if depth == Depth::default() => call.intent(bytes, depth),
@@ -176,10 +177,25 @@ impl Inner {
             None => Ok(Intent::unseen(call, &collection)),
         };
         let placement = match intent {
+            // What may be cut is settled where it is not.
+            Ok(intent) if Split::points(&intent) == 0 && is_long(0, intent.ids()) => {
+                let intent = Box::pin(self.settle(intent, &collection, snapshot.hashing())).await;
+                Placement::Points(collection, intent)
+            }
             Ok(intent) => Placement::Points(collection, intent),
             Err(_) => Placement::Opaque(Reason::NotUnderstood),
         };
         (placement, snapshot)
+    }
+
+    /// What a compressed body stands for.
+    async fn decode(&self, compressed: Compressed) -> Option<Bytes> {
+        let (body_limit, admission) = (self.body_limit, self.admission.clone());
+        if let Some(plain) = compressed.decode_short(body_limit.min(admission.room())) {
+            return Some(plain);
+        }
+        // How much may be kept in memory is asked when its turn has come.
+        self.dispatcher.aside.run(move || compressed.decode(body_limit.min(admission.room()))).await
     }
 
     /// The collection that a long message names, behind everything else perhaps.
@@ -188,23 +204,23 @@ impl Inner {
         self.dispatcher.aside.run(move || call.collection(&body).map(str::to_owned)).await
     }
 
-    /// What an operation on points of `collection` with a long body asks for.
+    /// What an operation on points with a long body asks for.
     async fn peek_into_long(
         &self,
         call: &Call,
         plain: &Bytes,
         depth: Depth,
-        collection: &Arc<Collection>,
-        snapshot: &Topology,
     ) -> Result<Intent, NotUnderstood> {
-        let (call, plain, collection) = (call.clone(), plain.clone(), collection.clone());
-        let hashing = snapshot.hashing();
+        let (call, plain) = (call.clone(), plain.clone());
+        self.dispatcher.aside.run(move || call.intent(&plain, depth)).await
+    }
+
+    /// Finds the shards of many points once, as each attempt would.
+    async fn settle(&self, mut intent: Intent, collection: &Arc<Collection>, hashing: Hashing) -> Intent {
+        let collection = collection.clone();
         let work = move || {
-            let mut intent = call.intent(&plain, depth)?;
-            if Split::points(&intent) == 0 {
-                settle(&mut intent, &collection, hashing);
-            }
-            Ok(intent)
+            settle(&mut intent, &collection, hashing);
+            intent
         };
         self.dispatcher.aside.run(work).await
     }
@@ -220,6 +236,8 @@ impl Inner {
     ) -> (Placement, Arc<Topology>) {
         let has_peers = found.nodes().iter().any(|node| node.peer.is_some());
         let home = || Placement::Local(Local::Home(collection.map(str::to_owned)));
+        // What tells the node is short.
+        let body = if is_long(body.len(), 0) { &[] } else { body };
         match call.class {
             Class::SnapshotList if has_peers => (Placement::AllNodes, found),
             Class::SnapshotList | Class::SnapshotCreate => (home(), found),

@@ -16,7 +16,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use qdrant_router_http2::yield_to_arrivals;
+use qdrant_router_http2::{TURN_BYTES, yield_to_arrivals};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
     time::Instant,
@@ -42,10 +42,6 @@ const MAX_IDLE: usize = 256;
 
 /// Bodies up to this size are written together with their head.
 const SHORT_BYTES: usize = 8 << 10;
-
-/// What is written at once of a long body, and then others have their turn: to copy so much takes the system a twentieth of
-/// a millisecond.
-const MAX_WRITE_BYTES: usize = 256 << 10;
 
 /// What is read at once: little for heads and short answers, much for long ones.
 const READ_BYTES: usize = 8 << 10;
@@ -286,6 +282,7 @@ impl Request {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
+        let mut left = TURN_BYTES;
         loop {
             if self.head.is_empty() && self.data.is_empty() && self.tail.is_empty() {
                 let Some(body) = &mut self.body else { break };
@@ -319,7 +316,12 @@ impl Request {
                 }
                 continue;
             }
-            let data = &self.data[..self.data.len().min(MAX_WRITE_BYTES)];
+            // TLS takes less at once than a turn allows.
+            if left == 0 {
+                yield_to_arrivals(cx);
+                return Poll::Pending;
+            }
+            let data = &self.data[..self.data.len().min(left)];
             let is_all = data.len() == self.data.len();
             let tail = if is_all { self.tail } else { &[] };
             let slices = [IoSlice::new(&self.head), IoSlice::new(data), IoSlice::new(tail)];
@@ -333,10 +335,7 @@ impl Request {
             }
             self.is_begun = true;
             self.advance(written);
-            if !is_all {
-                yield_to_arrivals(cx);
-                return Poll::Pending;
-            }
+            left = left.saturating_sub(written);
         }
         ready!(Pin::new(stream).poll_flush(cx))?;
         self.is_flushed = true;
