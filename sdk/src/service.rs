@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
@@ -214,8 +214,15 @@ impl Router {
             Err(failure) => return (refuse(protocol, &failure).map(ResponseBody::local), routed),
         };
         let retry_writes = retry_writes.unwrap_or(self.0.retry_writes);
-        let preparing = self.0.prepare(&call, placing, &head.headers, body, Some(&mut admitted));
-        let prepared = match in_time(deadline, preparing).await {
+        let prepared = {
+            // Pinned, so that there is one of it for both ways.
+            let preparing = pin!(self.0.prepare(&call, placing, &head.headers, body, Some(&mut admitted)));
+            match deadline {
+                Some(deadline) => in_time(deadline, preparing).await,
+                None => preparing.await,
+            }
+        };
+        let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(failure) => {
                 let failure = Box::pin(self.explained(failure, &head.headers)).await;

@@ -1,6 +1,6 @@
 //! `grpc-timeout`: the time that a client gives its call, every attempt together.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{future::Future, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{Instant, timeout_at};
@@ -16,15 +16,10 @@ pub(crate) fn deadline(headers: &HeaderMap) -> Option<Instant> {
 
 /// What `work` comes to, unless the client stops waiting before.
 pub(crate) async fn in_time<T>(
-    deadline: Option<Instant>,
+    deadline: Instant,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    // Pinned here, so that there is one of it for both ways.
-    let work = pin!(work);
-    match deadline {
-        Some(deadline) => timeout_at(deadline, work).await.unwrap_or(Err(Failure::Late)),
-        None => work.await,
-    }
+    timeout_at(deadline, work).await.unwrap_or(Err(Failure::Late))
 }
 
 /// Tells the node how much of the time is left.

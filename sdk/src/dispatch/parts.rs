@@ -112,8 +112,12 @@ impl Dispatcher {
                 }
                 (shares, whole)
             };
+            let work = async { Ok(self.aside.run(work).await) };
             let shares;
-            (shares, *intent) = in_time(job.deadline, async { Ok(self.aside.run(work).await) }).await?;
+            (shares, *intent) = match job.deadline {
+                Some(deadline) => in_time(deadline, work).await,
+                None => work.await,
+            }?;
             shares
         } else {
             cut(call, body, intent, &collection, &job.snapshot, &takers)
