@@ -186,6 +186,10 @@ impl Dispatcher {
     /// client waits.
     pub(crate) async fn send(&self, job: &mut Job) -> Result<Answer, Failure> {
         let Some(deadline) = job.deadline else { return self.send_on(job).await };
+        // What is polled once may have gone out.
+        if deadline <= Instant::now() {
+            return Err(Failure::Late);
+        }
         in_time(deadline, self.send_on(job)).await
     }
 

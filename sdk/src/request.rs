@@ -353,6 +353,12 @@ impl Intent {
             && matches!(self.scopes[..], [Scope { keys: Keys::Unspecified, .. }])
     }
 
+    /// Leaves one that touches nothing in its place.
+    pub(crate) fn take(&mut self) -> Self {
+        let nothing = Self { action: self.action, scopes: SmallVec::new(), affinity: None };
+        std::mem::replace(self, nothing)
+    }
+
     /// How many ids it lists.
     pub(crate) fn ids(&self) -> usize {
         let ids = |scope: &Scope| match &scope.points {

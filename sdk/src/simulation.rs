@@ -151,10 +151,13 @@ async fn ask(router: Router, collection: &'static str, kind: Kind, grpc: bool, i
 }
 
 fn grpc_request(path: &str, message: &impl Message) -> http::Result<Request<Full<Bytes>>> {
-    let bytes = message.encode_to_vec();
+    framed(path, &message.encode_to_vec())
+}
+
+fn framed(path: &str, message: &[u8]) -> http::Result<Request<Full<Bytes>>> {
     let mut body = vec![0];
-    body.extend_from_slice(&u32::try_from(bytes.len()).expect("a short message").to_be_bytes());
-    body.extend_from_slice(&bytes);
+    body.extend_from_slice(&u32::try_from(message.len()).expect("a short message").to_be_bytes());
+    body.extend_from_slice(message);
     Request::post(path)
         .version(http::Version::HTTP_2)
         .header("content-type", "application/grpc")

@@ -103,8 +103,7 @@ impl Dispatcher {
         let shares = if is_long(body.len(), Split::points(intent)) {
             let (call, body, topology) = (call.clone(), body.clone(), job.snapshot.clone());
             // Lent to the other thread, as it may be long.
-            let lent = std::mem::replace(intent, Intent::unseen(&call, &collection));
-            let (mut whole, placed) = (lent, collection.clone());
+            let (mut whole, placed) = (intent.take(), collection.clone());
             let work = move || {
                 let shares = cut(&call, &body, &whole, &placed, &topology, &takers);
                 if shares.is_none() {

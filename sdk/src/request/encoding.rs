@@ -44,9 +44,10 @@ impl Compressed {
         }
     }
 
-    /// Its plain form, where both are short.
+    /// Its plain form, where both are short, in an encoding whose decoder stops where it is told to.
     pub(crate) fn decode_short(&self, limit: usize) -> Option<Bytes> {
-        if self.body.len() > SHORT { None } else { self.decode(limit.min(SHORT_DECODED)) }
+        let stops = matches!(self.encoding.as_deref(), Some("gzip" | "deflate"));
+        if stops && self.body.len() <= SHORT { self.decode(limit.min(SHORT_DECODED)) } else { None }
     }
 
     /// Its plain form, as a node would decode it; `None` where it has none of at most `limit` bytes, or its encoding is

@@ -385,11 +385,14 @@ pub(super) fn point_id(id: Value<'_>) -> Result<PointId, NotUnderstood> {
 /// `ShardKeySelector { repeated ShardKey shard_keys = 1; ShardKey fallback = 2 }`
 fn keys(selector: Option<Value<'_>>, room: &mut Room) -> Result<Keys, NotUnderstood> {
     let Some(selector) = selector else { return Ok(Keys::Unspecified) };
-    room.take_shard_keys(selector.bytes()?.len())?;
+    room.take_shard_keys(0, selector.bytes()?.len())?;
     let (mut keys, mut fallback) = (Vec::new(), None);
     for field in selector.message()? {
         match field? {
-            (1, key) => keys.push(shard_key(key)?),
+            (1, key) => {
+                room.take_shard_keys(1, 0)?;
+                keys.push(shard_key(key)?);
+            }
             (2, key) => fallback = Some(shard_key(key)?),
             _ => {}
         }

@@ -170,7 +170,9 @@ enum KeySelector {
 
 fn shard_keys(scan: &mut Scan<'_>, room: &mut Room) -> Result<Keys> {
     let keys = scan.value()?;
-    room.take_shard_keys(keys.len())?;
+    // More where a key has commas in it, which costs nothing.
+    let count = 1 + memchr::memchr_iter(b',', keys).count();
+    room.take_shard_keys(count, keys.len())?;
     Ok(match parse::<Option<KeySelector>>(keys)? {
         None => Keys::Unspecified,
         Some(KeySelector::One(key)) => Keys::Any(vec![key]),
@@ -274,7 +276,7 @@ impl<'de> Deserialize<'de> for PointRef {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::listing::{MAX_IDS, MAX_SHARD_KEYS},
+        super::listing::{MAX_IDS, MAX_SHARD_KEY_BYTES, MAX_SHARD_KEYS},
         *,
     };
 
@@ -425,11 +427,14 @@ mod tests {
             assert_eq!(found.map(|scopes| scopes.len()).ok(), is_listed.then_some(count));
         }
         let keys = |length: usize| format!(r#"{{"shard_key":"{}"}}"#, "k".repeat(length - 2));
-        assert!(one(Layout::Key, &keys(MAX_SHARD_KEYS)).is_some());
-        assert_eq!(one(Layout::Key, &keys(MAX_SHARD_KEYS + 1)), None);
+        assert!(one(Layout::Key, &keys(MAX_SHARD_KEY_BYTES)).is_some());
+        assert_eq!(one(Layout::Key, &keys(MAX_SHARD_KEY_BYTES + 1)), None);
+        let several = |count: usize| format!(r#"{{"shard_key":[{}]}}"#, vec!["1"; count].join(","));
+        assert!(one(Layout::Key, &several(MAX_SHARD_KEYS)).is_some());
+        assert_eq!(one(Layout::Key, &several(MAX_SHARD_KEYS + 1)), None);
         // All searches share the room.
         let searches = |count: usize| {
-            let searches = vec![keys(MAX_SHARD_KEYS / 2); count].join(",");
+            let searches = vec![keys(MAX_SHARD_KEY_BYTES / 2); count].join(",");
             scopes(Layout::Searches, format!(r#"{{"searches":[{searches}]}}"#).as_bytes(), DEEP)
         };
         assert!(searches(2).is_ok());

@@ -11,15 +11,18 @@ pub(super) const MAX_IDS: usize = 1 << 16;
 /// Batches of more operations or searches are not understood.
 pub(super) const MAX_SCOPES: usize = 1 << 12;
 
-/// Requests whose selections of shard keys have more bytes in the body, all together, are not understood.
-pub(super) const MAX_SHARD_KEYS: usize = 128 << 10;
+/// Requests that select more shard keys, all selections together, are not understood: two for each search of a batch.
+pub(super) const MAX_SHARD_KEYS: usize = 2 * MAX_SCOPES;
+
+/// The same for the bytes that all selections have in the body.
+pub(super) const MAX_SHARD_KEY_BYTES: usize = 256 << 10;
 
 /// Room for the lists of all scopes of a request.
 #[derive(Debug)]
 pub(super) struct Room {
     ids: usize,
-    /// Bytes of the body.
     shard_keys: usize,
+    shard_key_bytes: usize,
 }
 
 /// The ids of one scope.
@@ -33,12 +36,13 @@ pub(super) struct Listing {
 
 impl Room {
     pub(super) fn new() -> Self {
-        Self { ids: MAX_IDS, shard_keys: MAX_SHARD_KEYS }
+        Self { ids: MAX_IDS, shard_keys: MAX_SHARD_KEYS, shard_key_bytes: MAX_SHARD_KEY_BYTES }
     }
 
-    /// Takes room for a selection of shard keys that has so many bytes in the body.
-    pub(super) fn take_shard_keys(&mut self, bytes: usize) -> Result<(), NotUnderstood> {
-        self.shard_keys = self.shard_keys.checked_sub(bytes).ok_or(NotUnderstood)?;
+    /// Takes room for a selection of so many shard keys that has so many bytes in the body.
+    pub(super) fn take_shard_keys(&mut self, keys: usize, bytes: usize) -> Result<(), NotUnderstood> {
+        self.shard_keys = self.shard_keys.checked_sub(keys).ok_or(NotUnderstood)?;
+        self.shard_key_bytes = self.shard_key_bytes.checked_sub(bytes).ok_or(NotUnderstood)?;
         Ok(())
     }
 }

@@ -22,6 +22,9 @@ use crate::{
 /// No collection of Qdrant has a longer name, in bytes.
 const MAX_COLLECTION_NAME: usize = 255;
 
+/// A long message names its collection within so many bytes, unless it is made by hand.
+const BEGINNING: usize = 1 << 10;
+
 /// What is known of a request before it is sent.
 pub(super) struct Prepared {
     pub(super) placement: Placement,
@@ -78,7 +81,10 @@ impl Inner {
         });
         let looked_at = if is_blind { &Bytes::new() } else { plain.as_ref().unwrap_or(&bytes) };
         let collection = if call.is_told_by_message() && is_long(looked_at.len(), 0) {
-            Box::pin(self.named_by_long(call, looked_at)).await.map(|name| found.keep(&name))
+            match call.collection(&looked_at[..BEGINNING]) {
+                Some(name) => Some(found.keep(name)),
+                None => Box::pin(self.named_by_long(call, looked_at)).await.map(|name| found.keep(&name)),
+            }
         } else {
             call.collection(looked_at).map(|name| found.keep(name))
         };
@@ -93,6 +99,10 @@ impl Inner {
                     let listed = intent.listed_bytes();
                     if listed > 0 && admitted.is_some_and(|admitted| !admitted.hold(listed)) {
                         *intent = Intent { action: intent.action, ..Intent::unseen(call, collection) };
+                    }
+                    // What may be cut is settled where it is not.
+                    if Split::points(intent) == 0 && is_long(0, intent.ids()) {
+                        Box::pin(self.settle(intent, collection, snapshot.hashing())).await;
                     }
                     if affinity.is_some() && snapshot.is_at_least(Version::ROUTE_AFFINITY) {
                         intent.affinity = affinity;
@@ -177,11 +187,6 @@ impl Inner {
             None => Ok(Intent::unseen(call, &collection)),
         };
         let placement = match intent {
-            // What may be cut is settled where it is not.
-            Ok(intent) if Split::points(&intent) == 0 && is_long(0, intent.ids()) => {
-                let intent = Box::pin(self.settle(intent, &collection, snapshot.hashing())).await;
-                Placement::Points(collection, intent)
-            }
             Ok(intent) => Placement::Points(collection, intent),
             Err(_) => Placement::Opaque(Reason::NotUnderstood),
         };
@@ -216,13 +221,13 @@ impl Inner {
     }
 
     /// Finds the shards of many points once, as each attempt would.
-    async fn settle(&self, mut intent: Intent, collection: &Arc<Collection>, hashing: Hashing) -> Intent {
-        let collection = collection.clone();
+    async fn settle(&self, intent: &mut Intent, collection: &Arc<Collection>, hashing: Hashing) {
+        let (mut lent, collection) = (intent.take(), collection.clone());
         let work = move || {
-            settle(&mut intent, &collection, hashing);
-            intent
+            settle(&mut lent, &collection, hashing);
+            lent
         };
-        self.dispatcher.aside.run(work).await
+        *intent = self.dispatcher.aside.run(work).await;
     }
 
     /// Where everything else belongs.

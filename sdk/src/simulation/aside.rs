@@ -45,6 +45,15 @@ fn count(collection: &str, padding: usize) -> Request<Full<Bytes>> {
     grpc_request("/qdrant.Points/Count", &message).expect("a request")
 }
 
+/// The same, with the name behind everything else.
+fn named_last(collection: &str, padding: usize) -> Request<Full<Bytes>> {
+    let condition = qdrant_client::qdrant::Condition::matches("k", "v".repeat(padding));
+    let filter = CountPoints { filter: Some(Filter::must([condition])), ..CountPoints::default() };
+    let name = CountPoints { collection_name: collection.to_owned(), ..CountPoints::default() };
+    framed("/qdrant.Points/Count", &[filter.encode_to_vec(), name.encode_to_vec()].concat())
+        .expect("a request")
+}
+
 async fn status(router: &Router, request: Request<Full<Bytes>>) -> u16 {
     let response: Response<_> = router.route(request).await.0;
     response.status().as_u16()
@@ -79,7 +88,8 @@ fn what_is_long_waits_for_its_turn_and_nothing_else_does() {
             ("decoded", gzip(rest("books/points/delete", ""), &deletion(2, LONG / 3))),
             ("cut", rest("books/points/delete", deletion(3000, 0))),
             ("settled", rest("books/points/batch", batch(1500))),
-            ("named", count("books", LONG)),
+            ("named", named_last("books", LONG)),
+            ("looked into over gRPC", count("books", LONG)),
         ];
         let mut waiting: Vec<_> = long
             .into_iter()

@@ -6,7 +6,7 @@ use qdrant_client::qdrant::{
 use super::*;
 use crate::request::{
     Action, Intent,
-    listing::{MAX_IDS, MAX_SHARD_KEYS},
+    listing::{MAX_IDS, MAX_SHARD_KEY_BYTES, MAX_SHARD_KEYS},
 };
 
 const DEEP: Depth = Depth { keys: true, ids: true };
@@ -383,6 +383,13 @@ fn no_more_is_listed_than_there_is_room_for() {
         let found = intent("/qdrant.Points/QueryBatch", &batch);
         assert_eq!(found.map(|intent| intent.scopes.len()).ok(), is_listed.then_some(count));
     }
+    let several = |count: usize| {
+        let selector = q::ShardKeySelector { shard_keys: vec![1.into(); count], fallback: None };
+        let query = q::QueryPoints { shard_key_selector: Some(selector), ..Default::default() };
+        intent("/qdrant.Points/Query", &query)
+    };
+    assert!(several(MAX_SHARD_KEYS).is_ok());
+    assert!(several(MAX_SHARD_KEYS + 1).is_err());
     let keyed = |length: usize| q::QueryPoints {
         shard_key_selector: Some(q::ShardKeySelector {
             shard_keys: vec!["k".repeat(length).into()],
@@ -391,11 +398,11 @@ fn no_more_is_listed_than_there_is_room_for() {
         ..Default::default()
     };
     let keys = |length: usize| intent("/qdrant.Points/Query", &keyed(length));
-    assert!(keys(MAX_SHARD_KEYS / 2).is_ok());
-    assert!(keys(MAX_SHARD_KEYS).is_err());
+    assert!(keys(MAX_SHARD_KEY_BYTES / 2).is_ok());
+    assert!(keys(MAX_SHARD_KEY_BYTES).is_err());
     // All queries share the room.
     let batch = |count: usize| {
-        let query_points = vec![keyed(MAX_SHARD_KEYS / 3); count];
+        let query_points = vec![keyed(MAX_SHARD_KEY_BYTES / 3); count];
         intent("/qdrant.Points/QueryBatch", &q::QueryBatchPoints { query_points, ..Default::default() })
     };
     assert!(batch(2).is_ok());
