@@ -8,6 +8,7 @@ use qdrant_client::qdrant::{Filter, PointId};
 use tokio::time::timeout;
 
 use super::*;
+use crate::Routing;
 
 /// Nobody waits for so long where there is a way on.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -115,23 +116,34 @@ fn long_work_waits_no_longer_than_its_client() {
         let world = World::new(3);
         world.create("books", 3, 1);
         network::install(world.clone());
-        let router = router(&world, 1).await;
-        let _turns = router.aside().take_all().await;
+        let routed = router(&world, 1).await;
+        let _turns = routed.aside().take_all().await;
+        let builder = Router::builder().headless("qdrant-headless").routing(Routing::Observe);
+        let observed = builder.build_with(world.names()).expect("a router");
+        observed.topology().surveyed().await;
+        let _other_turns = observed.aside().take_all().await;
 
-        let ids: Vec<_> = (0..3000).map(PointId::from).collect();
-        let deletion = qdrant_client::qdrant::DeletePoints {
+        let deletion = |points: u64| qdrant_client::qdrant::DeletePoints {
             collection_name: "books".to_owned(),
-            points: Some(ids.into()),
+            points: Some((0..points).map(PointId::from).collect::<Vec<_>>().into()),
             ..Default::default()
         };
-        let deletion = grpc_request("/qdrant.Points/Delete", &deletion).expect("a request");
-        for mut request in [count("books", LONG), deletion] {
+        // What is only observed is dealt out for the record, and then sent whole.
+        let opened = grpc_request("/qdrant.Points/Delete", &deletion(2)).expect("a request");
+        assert_eq!(observed.route(opened).await.0.status(), 200);
+        let seen = world.seen().len();
+        for (router, mut request) in [
+            (&routed, count("books", LONG)),
+            (&routed, grpc_request("/qdrant.Points/Delete", &deletion(3000)).expect("a request")),
+            (&observed, grpc_request("/qdrant.Points/Delete", &deletion(3000)).expect("a request")),
+        ] {
             request.headers_mut().insert("grpc-timeout", "300m".parse().expect("a value"));
             let asked_at = Instant::now();
             let (response, routed) = router.route(request).await;
             assert_eq!(response.headers()["grpc-status"], "1");
             assert_eq!((asked_at.elapsed(), routed.attempts), (Duration::from_millis(300), 0));
         }
-        assert!(world.seen().is_empty());
+        tokio::time::sleep(PATIENCE).await;
+        assert_eq!(world.seen().len(), seen);
     });
 }
