@@ -176,9 +176,9 @@ impl Inner {
         // An explanation counts what a batch costs even where that changes nothing.
         let depth = if is_explained { Depth::FULL } else { depth(&collection) };
         // Over REST, nothing is looked for where nothing can be told.
-        let is_read = depth != Depth::default() || call.is_told_by_message();
+        let is_looked_into = depth != Depth::default() || call.is_told_by_message();
         let intent = match plain {
-            Some(plain) if is_read && is_long(plain.len(), 0) => {
+            Some(plain) if is_looked_into && is_long(plain.len(), 0) => {
                 Box::pin(self.peek_into_long(call, plain, depth)).await
             }
             Some(plain) => call.intent(plain, depth),
@@ -220,7 +220,7 @@ impl Inner {
         self.dispatcher.aside.run(move || call.intent(&plain, depth)).await
     }
 
-    /// Finds the shards of many points once, as each attempt would.
+    /// Finds the shards of many points once, and not for each attempt again.
     async fn settle(&self, intent: &mut Intent, collection: &Arc<Collection>, hashing: Hashing) {
         let (mut lent, collection) = (intent.take(), collection.clone());
         let work = move || {
