@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use flate2::{Compression, write::GzEncoder};
-use http::Response;
 use qdrant_client::qdrant::{Filter, PointId};
 use tokio::time::timeout;
 
@@ -35,29 +34,26 @@ fn deletion(ids: usize, padding: usize) -> String {
     format!(r#"{{"points":[{}]{}}}"#, ids.join(","), " ".repeat(padding))
 }
 
-/// A count whose message names the collection after so many bytes.
-fn count(collection: &str, padding: usize) -> Request<Full<Bytes>> {
+/// The name of a collection and a filter of so many bytes, as parts of the message that counts points.
+fn parts_of_count(collection: &str, padding: usize) -> [Vec<u8>; 2] {
     let condition = qdrant_client::qdrant::Condition::matches("k", "v".repeat(padding));
-    let message = CountPoints {
-        collection_name: collection.to_owned(),
-        filter: Some(Filter::must([condition])),
-        ..CountPoints::default()
-    };
-    grpc_request("/qdrant.Points/Count", &message).expect("a request")
+    let name = CountPoints { collection_name: collection.to_owned(), ..CountPoints::default() };
+    let filter = CountPoints { filter: Some(Filter::must([condition])), ..CountPoints::default() };
+    [name.encode_to_vec(), filter.encode_to_vec()]
+}
+
+fn count(collection: &str, padding: usize) -> Request<Full<Bytes>> {
+    framed("/qdrant.Points/Count", &parts_of_count(collection, padding).concat()).expect("a request")
 }
 
 /// The same, with the name behind everything else.
 fn named_last(collection: &str, padding: usize) -> Request<Full<Bytes>> {
-    let condition = qdrant_client::qdrant::Condition::matches("k", "v".repeat(padding));
-    let filter = CountPoints { filter: Some(Filter::must([condition])), ..CountPoints::default() };
-    let name = CountPoints { collection_name: collection.to_owned(), ..CountPoints::default() };
-    framed("/qdrant.Points/Count", &[filter.encode_to_vec(), name.encode_to_vec()].concat())
-        .expect("a request")
+    let [name, filter] = parts_of_count(collection, padding);
+    framed("/qdrant.Points/Count", &[filter, name].concat()).expect("a request")
 }
 
 async fn status(router: &Router, request: Request<Full<Bytes>>) -> u16 {
-    let response: Response<_> = router.route(request).await.0;
-    response.status().as_u16()
+    router.route(request).await.0.status().as_u16()
 }
 
 /// What is short is answered meanwhile, what is long waits, whatever makes it long.
@@ -123,20 +119,21 @@ fn long_work_waits_no_longer_than_its_client() {
         observed.topology().surveyed().await;
         let _other_turns = observed.aside().take_all().await;
 
-        let deletion = |points: u64| qdrant_client::qdrant::DeletePoints {
-            collection_name: "books".to_owned(),
-            points: Some((0..points).map(PointId::from).collect::<Vec<_>>().into()),
-            ..Default::default()
+        let deletion = |points: u64| {
+            let ids: Vec<_> = (0..points).map(PointId::from).collect();
+            let message = qdrant_client::qdrant::DeletePoints {
+                collection_name: "books".to_owned(),
+                points: Some(ids.into()),
+                ..Default::default()
+            };
+            grpc_request("/qdrant.Points/Delete", &message).expect("a request")
         };
         // What is only observed is dealt out for the record, and then sent whole.
-        let opened = grpc_request("/qdrant.Points/Delete", &deletion(2)).expect("a request");
-        assert_eq!(observed.route(opened).await.0.status(), 200);
+        assert_eq!(status(&observed, deletion(2)).await, 200);
         let seen = world.seen().len();
-        for (router, mut request) in [
-            (&routed, count("books", LONG)),
-            (&routed, grpc_request("/qdrant.Points/Delete", &deletion(3000)).expect("a request")),
-            (&observed, grpc_request("/qdrant.Points/Delete", &deletion(3000)).expect("a request")),
-        ] {
+        for (router, mut request) in
+            [(&routed, count("books", LONG)), (&routed, deletion(3000)), (&observed, deletion(3000))]
+        {
             request.headers_mut().insert("grpc-timeout", "300m".parse().expect("a value"));
             let asked_at = Instant::now();
             let (response, routed) = router.route(request).await;

@@ -129,10 +129,9 @@ impl Collection {
         shards.shrink_to_fit();
         let mut members: BTreeMap<Option<Arc<ShardKey>>, Vec<ShardId>> = BTreeMap::new();
         for shard in &mut shards {
-            if let Some((key, _)) = members.get_key_value(&shard.key) {
-                shard.key.clone_from(key);
-            }
-            members.entry(shard.key.clone()).or_default().push(shard.id);
+            let group = members.entry(shard.key.clone());
+            shard.key.clone_from(group.key());
+            group.or_default().push(shard.id);
         }
         let groups: Vec<KeyGroup> = members
             .into_iter()
