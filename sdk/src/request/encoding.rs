@@ -1,18 +1,17 @@
 //! Compressed bodies, decoded for a look into them and never for forwarding.
 
-use std::{borrow::Cow, io::Read};
+use std::io::{self, Read};
 
+use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use bytes::Bytes;
 use flate2::read::{GzDecoder, ZlibDecoder};
 use http::{HeaderMap, HeaderValue, header};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::{
     Protocol,
     grpc::{HEADER, frame},
 };
-
-/// Brotli's own choice for streams.
-const BROTLI_BUFFER: usize = 4096;
 
 /// JSON and vectors seldom become smaller than an eighth.
 const USUAL_RATIO: usize = 8;
@@ -25,9 +24,33 @@ const SHORT_DECODED: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Compressed {
     protocol: Protocol,
-    /// As the headers name it, if they do.
-    encoding: Option<Cow<'static, str>>,
+    /// `None` for what Qdrant does not take either.
+    encoding: Option<Encoding>,
     body: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Gzip,
+    Deflate,
+    Brotli,
+    Zstd,
+}
+
+/// Decodes brotli with windows of up to 16 MiB, as RFC 7932 has them. Larger ones, up to a gigabyte, are an extension, and
+/// a window is filled before anything is given out.
+struct Brotli<'a> {
+    state: BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>,
+    body: &'a [u8],
+    at: usize,
+}
+
+/// Decodes one frame. The window, which may have 100 MiB, is given out at its end alone.
+struct Zstd<'a> {
+    decoder: FrameDecoder,
+    body: &'a [u8],
+    /// How much more may be decoded.
+    room: usize,
 }
 
 // === impl Compressed ===
@@ -35,51 +58,71 @@ pub(crate) struct Compressed {
 impl Compressed {
     /// `body`, where it is compressed.
     pub(crate) fn of(protocol: Protocol, headers: &HeaderMap, body: &Bytes) -> Option<Self> {
-        let compressed = |encoding| Self { protocol, encoding, body: body.clone() };
-        match protocol {
-            Protocol::Rest => name(headers.get(header::CONTENT_ENCODING)).map(|name| compressed(Some(name))),
-            Protocol::Grpc => {
-                (body.first() == Some(&1)).then(|| compressed(name(headers.get("grpc-encoding"))))
+        let encoding = match protocol {
+            Protocol::Rest => {
+                let name = headers.get(header::CONTENT_ENCODING)?;
+                if name.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") {
+                    return None;
+                }
+                Encoding::of(name)
             }
-        }
+            Protocol::Grpc if body.first() != Some(&1) => return None,
+            Protocol::Grpc => {
+                let encoding = headers.get("grpc-encoding").and_then(Encoding::of);
+                encoding.filter(|&encoding| encoding == Encoding::Gzip)
+            }
+        };
+        Some(Self { protocol, encoding, body: body.clone() })
+    }
+
+    /// Whether the encoding is one that Qdrant takes: gzip, br, zstd, deflate; gzip over gRPC. Of several at once it takes
+    /// none.
+    pub(crate) fn is_known(&self) -> bool {
+        self.encoding.is_some()
     }
 
     /// Its plain form, where both are short, in an encoding whose decoder stops where it is told to.
     pub(crate) fn decode_short(&self, limit: usize) -> Option<Bytes> {
-        let stops = matches!(self.encoding.as_deref(), Some("gzip" | "deflate"));
+        let stops = matches!(self.encoding, Some(Encoding::Gzip | Encoding::Deflate));
         if stops && self.body.len() <= SHORT { self.decode(limit.min(SHORT_DECODED)) } else { None }
     }
 
-    /// Its plain form, as a node would decode it; `None` where it has none of at most `limit` bytes, or its encoding is
-    /// not one that Qdrant takes (gzip, br, zstd, deflate; gzip over gRPC).
+    /// Its plain form, as a node would decode it; `None` where it has none of at most `limit` bytes.
     pub(crate) fn decode(&self, limit: usize) -> Option<Bytes> {
-        let encoding = self.encoding.as_deref()?;
+        let encoding = self.encoding?;
         match self.protocol {
-            Protocol::Rest => decoded(encoding, &self.body, limit).map(Bytes::from),
-            Protocol::Grpc if encoding == "gzip" => {
-                decoded(encoding, self.body.get(HEADER..)?, limit).map(|message| frame(&message))
-            }
-            Protocol::Grpc => None,
+            Protocol::Rest => encoding.decode(&self.body, limit).map(Bytes::from),
+            Protocol::Grpc => encoding.decode(self.body.get(HEADER..)?, limit).map(|message| frame(&message)),
         }
     }
 }
 
-/// The name of an encoding in lower case; `None` for none. Of several, Qdrant takes none either.
-fn name(value: Option<&HeaderValue>) -> Option<Cow<'static, str>> {
-    match value?.to_str() {
-        Ok(name) if name.trim().eq_ignore_ascii_case("identity") => None,
-        Ok(name) => Some(name.trim().to_ascii_lowercase().into()),
-        Err(_) => Some("unreadable".into()),
-    }
-}
+// === impl Encoding ===
 
-fn decoded(encoding: &str, body: &[u8], limit: usize) -> Option<Vec<u8>> {
-    match encoding {
-        "gzip" => read(GzDecoder::new(body), body.len(), limit),
-        "deflate" => read(ZlibDecoder::new(body), body.len(), limit),
-        "br" => read(brotli_decompressor::Decompressor::new(body, BROTLI_BUFFER), body.len(), limit),
-        "zstd" => read(ruzstd::decoding::StreamingDecoder::new(body).ok()?, body.len(), limit),
-        _ => None,
+impl Encoding {
+    const ALL: [Self; 4] = [Self::Gzip, Self::Deflate, Self::Brotli, Self::Zstd];
+
+    fn of(header: &HeaderValue) -> Option<Self> {
+        let wanted = header.as_bytes().trim_ascii();
+        Self::ALL.into_iter().find(|known| known.name().eq_ignore_ascii_case(wanted))
+    }
+
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Gzip => b"gzip",
+            Self::Deflate => b"deflate",
+            Self::Brotli => b"br",
+            Self::Zstd => b"zstd",
+        }
+    }
+
+    fn decode(self, body: &[u8], limit: usize) -> Option<Vec<u8>> {
+        match self {
+            Self::Gzip => read(GzDecoder::new(body), body.len(), limit),
+            Self::Deflate => read(ZlibDecoder::new(body), body.len(), limit),
+            Self::Brotli => read(Brotli::new(body), body.len(), limit),
+            Self::Zstd => read(Zstd::new(body, limit)?, body.len(), limit),
+        }
     }
 }
 
@@ -96,6 +139,61 @@ fn read(mut source: impl Read, length: usize, limit: usize) -> Option<Vec<u8>> {
         source.take(u64::try_from(rest).ok()?).read_to_end(&mut decoded).ok()?;
     }
     (decoded.len() <= limit).then_some(decoded)
+}
+
+// === impl Brotli ===
+
+impl<'a> Brotli<'a> {
+    fn new(body: &'a [u8]) -> Self {
+        let memory = StandardAlloc::default;
+        Self { state: BrotliState::new_strict(memory(), memory(), memory()), body, at: 0 }
+    }
+}
+
+impl Read for Brotli<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (mut left, mut room, mut written, mut total) = (self.body.len() - self.at, buffer.len(), 0, 0);
+        let result = BrotliDecompressStream(
+            &mut left,
+            &mut self.at,
+            self.body,
+            &mut room,
+            &mut written,
+            buffer,
+            &mut total,
+            &mut self.state,
+        );
+        match result {
+            BrotliResult::ResultSuccess | BrotliResult::NeedsMoreOutput => Ok(written),
+            BrotliResult::NeedsMoreInput => Err(io::ErrorKind::UnexpectedEof.into()),
+            BrotliResult::ResultFailure => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+// === impl Zstd ===
+
+impl<'a> Zstd<'a> {
+    /// How much is decoded at a time; a block has no more.
+    const STEP: usize = 128 << 10;
+
+    fn new(mut body: &'a [u8], limit: usize) -> Option<Self> {
+        let mut decoder = FrameDecoder::new();
+        decoder.init(&mut body).ok()?;
+        // The step in which the limit is reached is made, too.
+        Some(Self { decoder, body, room: limit + Self::STEP })
+    }
+}
+
+impl Read for Zstd<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
+            self.room = self.room.checked_sub(Self::STEP).ok_or(io::ErrorKind::FileTooLarge)?;
+            let step = BlockDecodingStrategy::UptoBytes(Self::STEP);
+            self.decoder.decode_blocks(&mut self.body, step).map_err(io::Error::other)?;
+        }
+        self.decoder.read(buffer)
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +277,8 @@ mod tests {
             ("zstd", vec![0x28, 0xb5, 0x2f, 0xfd]),
             ("gzip, br", gzip(TEXT)),
             ("snappy", TEXT.to_vec()),
+            ("br", BROTLI[..20].to_vec()),
+            ("zstd", ZSTD[..20].to_vec()),
         ] {
             assert_eq!(rest(encoding, body, 1 << 20), None, "{encoding}");
         }
@@ -192,11 +292,31 @@ mod tests {
     }
 
     #[test]
+    fn a_window_that_is_larger_than_the_limit_is_not_filled() {
+        // A window of 64 MiB, and blocks of a repeated byte, 128 KiB each.
+        const BLOCK: [u8; 4] = [0x02, 0x00, 0x10, b' '];
+        let header = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x80];
+        let bomb = [&header[..], &BLOCK.repeat(512)].concat();
+        let limit = 1 << 20;
+        let mut zstd = Zstd::new(&bomb, limit).expect("a header");
+        let error = zstd.read_to_end(&mut Vec::new()).expect_err("no end");
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(zstd.body.len(), (512 - limit / Zstd::STEP - 1) * BLOCK.len());
+
+        // `TEXT` as `brotli --large_window=30` writes it.
+        let large = [
+            0x11, 0x1e, 0x22, 0x00, 0x02, 0x7b, 0x22, 0x70, 0x6f, 0x69, 0x6e, 0x74, 0x73, 0x22, 0x3a, 0x5b,
+            0x31, 0x2c, 0x32, 0x2c, 0x33, 0x5d, 0x7d, 0x03,
+        ];
+        assert_eq!(rest("br", large.to_vec(), limit), None);
+    }
+
+    #[test]
     fn what_is_short_is_so_before_and_after() {
         let short = |text: &[u8]| {
             let compressed = Compressed {
                 protocol: Protocol::Rest,
-                encoding: Some("gzip".into()),
+                encoding: Some(Encoding::Gzip),
                 body: gzip(text).into(),
             };
             compressed.decode_short(1 << 20)

@@ -195,6 +195,9 @@ impl Inner {
 
     /// What a compressed body stands for.
     async fn decode(&self, compressed: Compressed) -> Option<Bytes> {
+        if !compressed.is_known() {
+            return None;
+        }
         let (body_limit, admission) = (self.body_limit, self.admission.clone());
         if let Some(plain) = compressed.decode_short(body_limit.min(admission.room())) {
             return Some(plain);
