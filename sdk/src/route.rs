@@ -62,7 +62,7 @@ pub enum Reason {
     UnknownCollection,
     /// Any node: no shard has the key asked for.
     UnknownShardKey,
-    /// Any node: the body is not what the path asks for, or does not tell the collection.
+    /// Any node: the body is not what the path asks for, does not tell the collection, or asks for more than is weighed.
     NotUnderstood,
     /// Any node: none that can be used holds a replica.
     NoReplica,

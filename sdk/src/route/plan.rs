@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{
     Reason,
     costs::{Avoided, Costs},
-    shards::touched,
+    shards::{Untold, touched},
 };
 use crate::{
     dice::mix,
@@ -289,8 +289,10 @@ impl<'a, C: Conditions> Field<'a, C> {
 
     /// With no holder that takes requests.
     fn for_points(&self, collection: &Collection, intent: &Intent) -> Plan {
-        let Ok(touched) = touched(intent, collection, self.topology.hashing()) else {
-            return self.any(Reason::UnknownShardKey);
+        let touched = match touched(intent, collection, self.topology.hashing()) {
+            Ok(touched) => touched,
+            Err(Untold::UnknownKey) => return self.any(Reason::UnknownShardKey),
+            Err(Untold::TooMany) => return self.any(Reason::NotUnderstood),
         };
         let costs = Costs::of(&touched, collection, intent);
         let &Self { topology, conditions, dice, .. } = self;

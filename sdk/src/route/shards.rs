@@ -10,9 +10,18 @@ use crate::{
 /// Shards touched, ascending, each once.
 pub(super) type Shards = SmallVec<[ShardId; 8]>;
 
-/// A shard key that no shard has: Qdrant will answer what is wrong.
+/// Batches whose operations touch more shards, all together, are not weighed: their lists would take many times the memory
+/// of the batch.
+pub(super) const MAX_TOUCHED: usize = 1 << 16;
+
+/// Why it cannot be told which shards a request touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct UnknownKey;
+pub(super) enum Untold {
+    /// No shard has the key that it names: Qdrant will answer what is wrong.
+    UnknownKey,
+    /// They are more than [`MAX_TOUCHED`].
+    TooMany,
+}
 
 /// How deep the body of a request on `collection` must be looked into before its target is certain.
 pub(crate) fn depth(collection: &Collection) -> Depth {
@@ -27,19 +36,17 @@ pub(super) struct Touched {
 }
 
 /// What `intent` touches.
-pub(super) fn touched(
-    intent: &Intent,
-    collection: &Collection,
-    hashing: Hashing,
-) -> Result<Touched, UnknownKey> {
-    let mut rounds = SmallVec::new();
-    let mut last = None;
+pub(super) fn touched(intent: &Intent, collection: &Collection, hashing: Hashing) -> Result<Touched, Untold> {
+    let mut rounds: SmallVec<[Shards; 1]> = SmallVec::new();
+    let (mut last, mut room) = (None, MAX_TOUCHED);
     for scope in &intent.scopes {
         if intent.action == Action::Read && last == Some(scope) {
             continue;
         }
         last = Some(scope);
-        rounds.push(touched_by(scope, intent.action, collection, hashing)?);
+        let round = touched_by(scope, intent.action, collection, hashing)?;
+        room = room.checked_sub(round.len()).ok_or(Untold::TooMany)?;
+        rounds.push(round);
     }
     Ok(Touched { rounds })
 }
@@ -62,7 +69,7 @@ fn touched_by(
     action: Action,
     collection: &Collection,
     hashing: Hashing,
-) -> Result<Shards, UnknownKey> {
+) -> Result<Shards, Untold> {
     if let (Points::Owned { by, .. }, Action::Write(_)) = (&scope.points, action) {
         return Ok(by.clone());
     }
@@ -132,12 +139,12 @@ fn groups<'a>(
     scope: &Scope,
     action: Action,
     collection: &'a Collection,
-) -> Result<SmallVec<[&'a KeyGroup; 1]>, UnknownKey> {
-    let group = |key: &ShardKey| collection.group(Some(key)).ok_or(UnknownKey);
+) -> Result<SmallVec<[&'a KeyGroup; 1]>, Untold> {
+    let group = |key: &ShardKey| collection.group(Some(key)).ok_or(Untold::UnknownKey);
     match &scope.keys {
         // A read without a key asks all keys; a write without one is refused by Qdrant.
         Keys::Unspecified => match (collection.has_shard_keys(), action) {
-            (true, Action::Write(_)) => Err(UnknownKey),
+            (true, Action::Write(_)) => Err(Untold::UnknownKey),
             _ => Ok(collection.groups().iter().collect()),
         },
         Keys::Any(keys) => {

@@ -5,7 +5,7 @@ use smallvec::smallvec;
 use super::*;
 use crate::{
     request::{Affinity, Keys, Points, Scope},
-    route::settle,
+    route::{settle, shards::MAX_TOUCHED},
     topology::{Epoch, PointId, ReplicaState, Resharding, ReshardingDirection, Shard, ShardKey},
 };
 
@@ -440,4 +440,22 @@ fn the_choice_among_holders_is_that_among_all_nodes() {
             assert_eq!(plan.peer, other.peer, "all routers write to the same node");
         }
     }
+}
+
+#[test]
+fn what_touches_too_many_shards_goes_to_any_node() {
+    const SHARDS: usize = 1024;
+    let shards = (0..SHARDS as ShardId).map(|id| (id, None, &[(1, Active)][..]));
+    let collection = collection(&shards.collect::<Vec<_>>());
+    let by_filter = |operations: usize| {
+        let scope = Scope { keys: Keys::Unspecified, points: Points::All };
+        let action = Action::Write(WriteOrdering::Weak);
+        let intent = Intent { action, scopes: smallvec![scope; operations], affinity: None };
+        let plan = plan(Target::Points(&collection, &intent), &topology(), &Weather::default(), &[], 7);
+        let plan = plan.expect("nodes");
+        (plan.reason, plan.expected_rpcs)
+    };
+    let most = MAX_TOUCHED / SHARDS;
+    assert_eq!(by_filter(most), (Reason::ReplicaHolder, Some(0)));
+    assert_eq!(by_filter(most + 1), (Reason::NotUnderstood, None));
 }
