@@ -2,11 +2,11 @@
 
 use smallvec::SmallVec;
 
-use super::shards::Touched;
 use crate::{
     request::{Action, Affinity, Intent},
     topology::{
-        Collection, PeerId, Readable, Readers, Replica, ReplicaState, Topology, WriteOrdering, leader,
+        Collection, PeerId, Readable, Readers, Replica, ReplicaState, ShardId, Topology, WriteOrdering,
+        leader,
     },
 };
 
@@ -33,9 +33,10 @@ pub(crate) struct Avoided {
 // === impl Costs ===
 
 impl Costs {
-    pub(super) fn of(touched: &Touched, collection: &Collection, intent: &Intent) -> Self {
+    /// `touched` has each shard as often as there are rounds of RPCs to it.
+    pub(super) fn of(touched: &[ShardId], collection: &Collection, intent: &Intent) -> Self {
         let mut costs = Self { without_replica: 0, is_replicated: true, savings: SmallVec::new() };
-        for &id in touched.rounds.iter().flatten() {
+        for &id in touched {
             let Some(shard) = collection.shard(id) else { continue };
             let replicas = &shard.replicas[..];
             match intent.action {

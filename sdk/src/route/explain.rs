@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{
     Conditions, Plan, Reason,
     costs::Costs,
-    shards::{Shards, touched},
+    shards::{Shards, sort, touched},
 };
 use crate::{
     request::Intent,
@@ -121,7 +121,7 @@ pub(crate) fn candidates(
     topology: &Topology,
     conditions: &impl Conditions,
 ) -> Option<(Shards, Vec<Candidate>)> {
-    let touched = touched(intent, collection, topology.hashing()).ok()?;
+    let mut touched = touched(intent, collection, topology.hashing()).ok()?;
     let costs = Costs::of(&touched, collection, intent);
     let candidate = |node: &crate::topology::Node| {
         let peer_id = node.peer?;
@@ -134,5 +134,6 @@ pub(crate) fn candidates(
     };
     let mut candidates: Vec<Candidate> = topology.nodes().iter().filter_map(candidate).collect();
     candidates.sort_by_key(|candidate| (candidate.internal_rpcs, candidate.peer_id));
-    Some((touched.shards(), candidates))
+    sort(&mut touched);
+    Some((touched, candidates))
 }

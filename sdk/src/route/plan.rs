@@ -157,7 +157,7 @@ fn among_holders(
         true => (Costs::of_reading_all(collection.readers()), None),
         false => {
             let touched = touched(intent, collection, topology.hashing()).ok()?;
-            (Costs::of(&touched, collection, intent), touched.first())
+            (Costs::of(&touched, collection, intent), touched.iter().min().copied())
         }
     };
     let holders = costs.holders().filter_map(|(peer, saved)| Some((topology.node(peer)?, saved)));
@@ -296,7 +296,14 @@ impl<'a, C: Conditions> Field<'a, C> {
         };
         let costs = Costs::of(&touched, collection, intent);
         let &Self { topology, conditions, dice, .. } = self;
-        let choice = Choice { intent, costs: &costs, shard: touched.first(), topology, conditions, dice };
+        let choice = Choice {
+            intent,
+            costs: &costs,
+            shard: touched.iter().min().copied(),
+            topology,
+            conditions,
+            dice,
+        };
         let holder = |&node: &&'a Node| Some((node, costs.saved(node.peer?)?));
         let among = |nodes: &[&'a Node]| choice.among(nodes.iter().filter_map(holder));
         // The last replica is never given up, however poorly its node does.

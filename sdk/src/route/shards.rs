@@ -7,7 +7,7 @@ use crate::{
     topology::{Collection, Hashing, KeyGroup, ReshardingDirection, Shard, ShardId, ShardKey},
 };
 
-/// Shards touched, ascending, each once.
+/// Shards touched.
 pub(super) type Shards = SmallVec<[ShardId; 8]>;
 
 /// Batches whose operations touch more shards, all together, are not weighed: their lists would take many times the memory
@@ -28,27 +28,24 @@ pub(crate) fn depth(collection: &Collection) -> Depth {
     Depth { keys: collection.has_shard_keys(), ids: collection.needs_ids() }
 }
 
-/// What an operation touches.
-pub(super) struct Touched {
-    /// The shards of each round of internal RPCs, ascending, each once. A batch of writes runs one after another, so
-    /// each is a round; so is each run of reads in a batch that select the same shards.
-    pub(super) rounds: SmallVec<[Shards; 1]>,
-}
-
-/// What `intent` touches.
-pub(super) fn touched(intent: &Intent, collection: &Collection, hashing: Hashing) -> Result<Touched, Untold> {
-    let mut rounds: SmallVec<[Shards; 1]> = SmallVec::new();
-    let (mut last, mut room) = (None, MAX_TOUCHED);
-    for scope in &intent.scopes {
-        if intent.action == Action::Read && last == Some(scope) {
+/// The shards that `intent` touches: those of each round of internal RPCs, one round after the other. A batch of writes runs
+/// one after another, so each is a round; so is each run of reads in a batch that select the same shards.
+pub(super) fn touched(intent: &Intent, collection: &Collection, hashing: Hashing) -> Result<Shards, Untold> {
+    let [first, others @ ..] = &intent.scopes[..] else { return Ok(Shards::new()) };
+    let mut touched = touched_by(first, intent.action, collection, hashing)?;
+    let mut last = first;
+    for scope in others {
+        if intent.action == Action::Read && last == scope {
             continue;
         }
-        last = Some(scope);
+        last = scope;
         let round = touched_by(scope, intent.action, collection, hashing)?;
-        room = room.checked_sub(round.len()).ok_or(Untold::TooMany)?;
-        rounds.push(round);
+        if touched.len() + round.len() > MAX_TOUCHED {
+            return Err(Untold::TooMany);
+        }
+        touched.extend_from_slice(&round);
     }
-    Ok(Touched { rounds })
+    Ok(touched)
 }
 
 /// Has `intent` name the shards that own its points in place of these: all that a plan asks of them, and it may be made
@@ -104,33 +101,11 @@ fn touched_by(
     Ok(shards)
 }
 
-fn sort(shards: &mut Shards) {
+/// Puts them in ascending order, each once.
+pub(super) fn sort(shards: &mut Shards) {
     if !shards.is_sorted_by(|a, b| a < b) {
         shards.sort_unstable();
         shards.dedup();
-    }
-}
-
-// === impl Touched ===
-
-impl Touched {
-    /// The owners of points that are written at once, which may be the same ones again and again.
-    pub(super) fn at_once(owners: &[ShardId]) -> Self {
-        let mut shards = Shards::from_slice(owners);
-        sort(&mut shards);
-        Self { rounds: SmallVec::from_elem(shards, 1) }
-    }
-
-    /// All its shards, ascending, each once.
-    pub(super) fn shards(&self) -> Shards {
-        let mut shards = self.rounds.iter().flatten().copied().collect();
-        sort(&mut shards);
-        shards
-    }
-
-    /// The first of them.
-    pub(super) fn first(&self) -> Option<ShardId> {
-        self.rounds.iter().filter_map(|round| round.first()).min().copied()
     }
 }
 

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::{
     costs::Costs,
     plan::{Conditions, rendezvous},
-    shards::Touched,
+    shards::{Shards, sort},
 };
 use crate::{
     request::{Action, Intent, Keys, Points, Scope},
@@ -64,9 +64,12 @@ impl Split {
         // Nothing is resharded, so each point has one owner.
         let owner = |id| group.owners(topology.hashing(), id).next();
         let owners: Vec<ShardId> = ids.iter().map(owner).collect::<Option<_>>()?;
-        let touched = Touched::at_once(&owners);
-        let shards = Some(touched.shards()).filter(|shards| shards.len() > 1)?;
-        let costs = Costs::of(&touched, collection, intent);
+        let mut shards = Shards::from_slice(&owners);
+        sort(&mut shards);
+        if shards.len() < 2 {
+            return None;
+        }
+        let costs = Costs::of(&shards, collection, intent);
         let usable: SmallVec<[&Node; 8]> = takers.iter().filter_map(|&peer| topology.node(peer)).collect();
         let whole = costs.without_replica - usable.iter().filter_map(|node| costs.saved(node.peer?)).max()?;
 

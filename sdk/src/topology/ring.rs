@@ -19,6 +19,9 @@ use super::{Hashing, PointId, ShardId};
 /// Ring nodes per shard (`HASH_RING_SHARD_SCALE` in Qdrant).
 const NODES_PER_SHARD: u32 = 100;
 
+/// How many nodes are searched for a point, about: they lie in a line or two of the cache.
+const NODES_PER_RANGE: usize = 4;
+
 /// The ring over one set of shards.
 ///
 /// ```
@@ -39,7 +42,16 @@ enum Repr {
     Many(Arc<Nodes>),
 }
 
-type Nodes = [(u64, ShardId)];
+/// The ring's nodes, and where in them to look.
+#[derive(Debug)]
+struct Nodes {
+    /// By ascending key.
+    nodes: Box<[(u64, ShardId)]>,
+    /// For each of 2^`bits` equal ranges of keys, and for the end, how many nodes lie before it. Keys are hashes, so that
+    /// each range has a few.
+    before: Box<[u32]>,
+    bits: u32,
+}
 
 /// The rings in use, by their shards. Most collections have one of a few sets of shards, and a ring takes far
 /// more memory than all else that is known of its collection.
@@ -68,7 +80,7 @@ impl HashRing {
                 let known = in_use().find(&shards);
                 // Made without the lock: two at once make the same.
                 Repr::Many(known.unwrap_or_else(|| {
-                    let made = nodes(&shards);
+                    let made = Arc::new(Nodes::of(&shards));
                     in_use().keep(shards, &made);
                     made
                 }))
@@ -88,11 +100,7 @@ impl HashRing {
         match &self.0 {
             Repr::Empty => None,
             Repr::Single(shard) => Some(*shard),
-            Repr::Many(nodes) => {
-                let hash = point_key(hashing, id);
-                let at = nodes.partition_point(|&(key, _)| key < hash);
-                nodes.get(at).or_else(|| nodes.first()).map(|&(_, shard)| shard)
-            }
+            Repr::Many(nodes) => nodes.owner(point_key(hashing, id)),
         }
     }
 }
@@ -113,13 +121,38 @@ impl InUse {
     }
 }
 
-fn nodes(shards: &[ShardId]) -> Arc<Nodes> {
-    let mut nodes: Vec<(u64, ShardId)> = shards
-        .iter()
-        .flat_map(|&shard| (0..NODES_PER_SHARD).map(move |i| (node_key(shard, i), shard)))
-        .collect();
-    nodes.sort_by_key(|&(key, _)| key);
-    nodes.into()
+// === impl Nodes ===
+
+impl Nodes {
+    /// Of two shards at least.
+    fn of(shards: &[ShardId]) -> Self {
+        let keys = |&shard: &ShardId| (0..NODES_PER_SHARD).map(move |i| (node_key(shard, i), shard));
+        let mut nodes: Vec<(u64, ShardId)> = shards.iter().flat_map(keys).collect();
+        nodes.sort_by_key(|&(key, _)| key);
+        let bits = (nodes.len() / NODES_PER_RANGE).ilog2();
+        let mut nodes_of_range = vec![0; (1 << bits) + 1];
+        for (key, _) in &nodes {
+            nodes_of_range[range_of(*key, bits) + 1] += 1;
+        }
+        let running = nodes_of_range.iter().scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        });
+        Self { before: running.collect(), nodes: nodes.into_boxed_slice(), bits }
+    }
+
+    /// The shard of the first node at or after `hash`, wrapping at the end.
+    fn owner(&self, hash: u64) -> Option<ShardId> {
+        let range = range_of(hash, self.bits);
+        let [from, to] = [self.before[range] as usize, self.before[range + 1] as usize];
+        let at = from + self.nodes[from..to].partition_point(|&(key, _)| key < hash);
+        self.nodes.get(at).or_else(|| self.nodes.first()).map(|&(_, shard)| shard)
+    }
+}
+
+/// Of 2^`bits` equal ranges of keys, the one that `key` falls into.
+fn range_of(key: u64, bits: u32) -> usize {
+    (key >> (u64::BITS - bits)) as usize
 }
 
 fn node_key(shard: ShardId, index: u32) -> u64 {
@@ -260,6 +293,19 @@ mod tests {
     }
 
     #[test]
+    fn the_node_found_is_the_first_at_or_after_the_hash() {
+        for count in [2, 3, 10, 57] {
+            let shards: Vec<ShardId> = (0..count).map(|shard| shard * shard).collect();
+            let ring = Nodes::of(&shards);
+            let hashes = ring.nodes.iter().flat_map(|&(key, _)| [key - 1, key, key + 1]);
+            for hash in hashes.chain([0, u64::MAX]) {
+                let next = ring.nodes.iter().find(|&&(key, _)| key >= hash).unwrap_or(&ring.nodes[0]);
+                assert_eq!(ring.owner(hash), Some(next.1), "{hash:x} among {count} shards");
+            }
+        }
+    }
+
+    #[test]
     fn the_same_shards_have_one_ring() {
         let (first, second, other) =
             (HashRing::new([3, 900, 17]), HashRing::new([17, 3, 900]), HashRing::new([3, 900]));
@@ -274,10 +320,11 @@ mod tests {
     #[test]
     fn rings_that_are_no_longer_in_use_are_dropped() {
         let mut in_use = InUse::default();
-        let kept = nodes(&[0, 1]);
+        let ring = |shards: &[ShardId]| Arc::new(Nodes::of(shards));
+        let kept = ring(&[0, 1]);
         in_use.keep(vec![0, 1], &kept);
         for shard in 2..1000 {
-            in_use.keep(vec![0, shard], &nodes(&[0, shard]));
+            in_use.keep(vec![0, shard], &ring(&[0, shard]));
         }
         assert!(in_use.rings.len() < 100, "{}", in_use.rings.len());
         assert!(in_use.find(&[0, 1]).is_some_and(|ring| Arc::ptr_eq(&ring, &kept)));
