@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each case runs alone under `valgrind --tool=callgrind`, which counts what [`counted`] does and nothing
-//! else. What the kernel does for it is not in the count.
+//! else. What the kernel does for it is not in the count; `counts/emulated.sh` counts that, too.
 
 #[path = "../compare/backend.rs"]
 mod backend;
@@ -37,7 +37,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// How often a step is done for one count.
+/// How often a case is done for one count, unless it is told, after as many that warm up where it is a request.
 const ROUNDS: u32 = 100;
 
 /// How often allocations are counted.
@@ -55,10 +55,26 @@ struct Count {
 
 type Counts = BTreeMap<String, Count>;
 
+/// What a case costs in all.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    allocations: u64,
+    /// Of the thread, the kernel's part included, until it last waited.
+    cpu_nanoseconds: u64,
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--case", name] => run(name),
+        ["--case", name] => run(name, ROUNDS),
+        ["--case", name, rounds] => rounds
+            .parse()
+            .map_err(|error| format!("`{rounds}` rounds: {error}"))
+            .and_then(|rounds| run(name, rounds)),
+        ["--requests"] => {
+            requests::ALL.iter().for_each(|request| println!("{}", request.name));
+            Ok(())
+        }
         _ => count_all(arguments.iter().any(|argument| argument == "--renew")),
     };
     match outcome {
@@ -131,7 +147,7 @@ fn finish(name: &str, command: &mut Command) -> Result<(u64, u64), String> {
     let (said, complaints) = (text(&output.stdout), text(&output.stderr));
     let numbers: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     match numbers[..] {
-        [rounds, allocations] if output.status.success() && rounds > 0 => Ok((rounds, allocations)),
+        [rounds, allocations, _] if output.status.success() && rounds > 0 => Ok((rounds, allocations)),
         _ => Err(format!("`{name}` failed: {said} {}", complaints.trim())),
     }
 }
@@ -140,25 +156,33 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Runs one case and tells how often, and with how many allocations in all.
-fn run(name: &str) -> Result<(), String> {
+/// Runs one case and tells how often, and with how many allocations and nanoseconds of CPU in all.
+fn run(name: &str, rounds: u32) -> Result<(), String> {
     let step = steps::all().into_iter().find(|step| step.name == name);
     let request = requests::ALL.iter().find(|request| request.name == name);
-    let (rounds, allocations) = match (step, request) {
+    let cost = match (step, request) {
         (Some(mut step), _) => {
             (step.run)();
-            (ROUNDS, counted(|| (0..ROUNDS).for_each(|_| (step.run)())))
+            counted(|| (0..rounds).for_each(|_| (step.run)()))
         }
-        (None, Some(request)) => (requests::ROUNDS, request.run()?),
+        (None, Some(request)) => request.run(rounds)?,
         (None, None) => return Err(format!("there is no case `{name}`")),
     };
-    println!("{rounds} {allocations}");
+    println!("{rounds} {} {}", cost.allocations, cost.cpu_nanoseconds);
     Ok(())
 }
 
-/// Does `work`, which is what is counted on this thread, and returns its allocations.
-fn counted(mut work: impl FnMut()) -> u64 {
-    allocation_counter::measure(|| counted_by_callgrind(&mut work)).count_total
+/// Does `work`, which is what is counted on this thread.
+fn counted(mut work: impl FnMut()) -> Cost {
+    let before = cpu_nanoseconds();
+    let allocations = allocation_counter::measure(|| counted_by_callgrind(&mut work)).count_total;
+    Cost { allocations, cpu_nanoseconds: cpu_nanoseconds().saturating_sub(before) }
+}
+
+/// What this thread has had of the CPU; 0 where the kernel does not tell.
+fn cpu_nanoseconds() -> u64 {
+    let statistics = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    statistics.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// Callgrind knows it by its name.

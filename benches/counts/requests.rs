@@ -21,15 +21,13 @@ use tokio::{
 };
 
 use crate::{
+    Cost,
     backend::{Backend, NODES, address},
     bodies, counted,
     frames::{self, Connection, Event, Messages, PREFACE},
     scenario::{Protocol, SPREAD, Scenario},
     steps::sized,
 };
-
-/// How many requests are counted, after as many that warm up.
-pub(crate) const ROUNDS: u32 = 100;
 
 /// A request that is counted.
 #[derive(Debug)]
@@ -66,8 +64,8 @@ impl Request {
         Self { name, what, routing }
     }
 
-    /// Makes the request over and over, and returns the allocations of those that count.
-    pub(crate) fn run(&self) -> Result<u64, String> {
+    /// Makes the request so many times, after as many that warm up, and returns what they cost.
+    pub(crate) fn run(&self, rounds: u32) -> Result<Cost, String> {
         let scenario = self.scenario();
         serve_backend(scenario.clone())?;
         let runtime =
@@ -78,22 +76,22 @@ impl Request {
         let (done, is_done) = oneshot::channel();
         let client = thread::spawn(move || {
             let mut client = Client::connect(proxy, &scenario)?;
-            (0..ROUNDS).try_for_each(|_| client.ask())?;
+            (0..rounds).try_for_each(|_| client.ask())?;
             let _ = warm.send(());
             goes.recv().map_err(|error| error.to_string())?;
-            (0..ROUNDS).try_for_each(|_| client.ask())?;
+            (0..rounds).try_for_each(|_| client.ask())?;
             let _ = done.send(());
             Ok::<(), String>(())
         });
         let wait = |runtime: &Runtime, event: oneshot::Receiver<()>| runtime.block_on(event).is_ok();
         let mut is_complete = wait(&runtime, is_warm);
         let mut is_done = Some(is_done);
-        let allocations = counted(|| {
+        let cost = counted(|| {
             let _ = go.send(());
             is_complete &= is_done.take().is_some_and(|event| wait(&runtime, event));
         });
         client.join().map_err(|_| "the client gave up")??;
-        if is_complete { Ok(allocations) } else { Err("not all requests were answered".to_owned()) }
+        if is_complete { Ok(cost) } else { Err("not all requests were answered".to_owned()) }
     }
 
     fn scenario(&self) -> Scenario {
