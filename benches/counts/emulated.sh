@@ -11,12 +11,13 @@ lacks() { echo "emulated: $1" >&2; exit 2; }
 for tool in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio; do
     command -v "${tool%%:*}" > /dev/null || lacks "there is no ${tool%%:*}; \`apt-get install ${tool#*:}\` brings it"
 done
-kernel="${1:-$(find /boot -name 'vmlinuz-*' 2> /dev/null | sort -V | tail -n 1)}"
+! ldd "$(command -v busybox)" > /dev/null 2>&1 || lacks "busybox needs libraries; \`apt-get install busybox-static\` brings one that does not"
+kernel="${1:-$({ find /boot -name 'vmlinuz-*' 2> /dev/null || true; } | sort -V | tail -n 1)}"
 [ -r "$kernel" ] || lacks "there is no kernel ${kernel:-in /boot}; \`apt-get install linux-image-cloud-amd64\` brings one"
 kernel="$(realpath "$kernel")"
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-counts="$(cargo bench --locked -p qdrant-router-benches --bench counts --no-run 2>&1 | tee /dev/stderr |
+counts="$(cargo --color never bench --locked -p qdrant-router-benches --bench counts --no-run 2>&1 | tee /dev/stderr |
     sed -n 's/^ *Executable .*(\(.*\))$/\1/p')"
 [ -x "$counts" ] || lacks "the counts were not built"
 
@@ -45,19 +46,18 @@ initrd="$root.initrd"
 trap 'rm -rf "$root" "$initrd"' EXIT
 (cd "$root" && find . | cpio --quiet -o -H newc) | gzip > "$initrd"
 
-qemu-system-x86_64 -accel tcg -cpu max -icount shift=0,sleep=off -m 1024 -nographic -no-reboot -nic none \
-    -kernel "$kernel" -initrd "$initrd" -append "console=ttyS0 quiet rdinit=/init" < /dev/null |
+timeout 600 qemu-system-x86_64 -accel tcg -cpu max -icount shift=0,sleep=off -m 1024 -nographic -no-reboot -nic none \
+    -kernel "$kernel" -initrd "$initrd" -append "console=ttyS0 quiet panic=-1 rdinit=/init" < /dev/null |
     tr -d '\r' | awk '
         BEGIN { printf "%-40s %14s %14s %8s\n", "", "instructions", "routing", "share" }
-        /^counted / && $NF > 0 {
+        /^counted .* = [0-9]+ [0-9]+ [1-9][0-9]*$/ {
             name = $0; sub(/^counted /, "", name); sub(/ = .*/, "", name)
-            request[++count] = name; each[count] = $NF / $(NF - 2)
+            # Each comes with routing first.
+            if (sub(/, routing off$/, "", name) == 0) { with[name] = $NF / $(NF - 2); next }
+            more = with[name] - $NF / $(NF - 2)
+            if (with[name] > 0) { printf "%-40s %14d %14d %7.1f%%\n", name, with[name], more, 100 * more / with[name]; pairs++ }
         }
+        /^counted / && !/ = [0-9]+ [0-9]+ [1-9][0-9]*$/ { print > "/dev/stderr" }
         END {
-            if (!count) { print "nothing was counted: does the kernel start, and keep /proc/self/schedstat?" > "/dev/stderr"; exit 1 }
-            # Each with routing, and then without.
-            for (i = 1; i < count; i += 2) {
-                more = each[i] - each[i + 1]
-                printf "%-40s %14d %14d %7.1f%%\n", request[i], each[i], more, 100 * more / each[i]
-            }
+            if (!pairs) { print "nothing was counted: does the kernel start, and keep /proc/self/schedstat?" > "/dev/stderr"; exit 1 }
         }'

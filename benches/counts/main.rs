@@ -37,7 +37,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// How often a case is done for one count, unless it is told, after as many that warm up where it is a request.
+/// How often a case is done for one count, where the command line does not say. Requests are made as often before that, to
+/// warm up.
 const ROUNDS: u32 = 100;
 
 /// How often allocations are counted.

@@ -1,12 +1,12 @@
-//! Compressed bodies, decoded for a look into them and never for forwarding.
+//! Compressed bodies, decoded to be looked into and to be cut. What goes whole is forwarded as it came.
 
 use std::io::{self, Read};
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use bytes::Bytes;
-use flate2::read::{GzDecoder, ZlibDecoder};
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 use http::{HeaderMap, HeaderValue, header};
-use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+use zstd::stream::read::Decoder as ZstdDecoder;
 
 use super::{
     Protocol,
@@ -19,6 +19,9 @@ const USUAL_RATIO: usize = 8;
 /// To decode a short body into so many bytes takes a fifth of a millisecond.
 const SHORT: usize = 16 << 10;
 const SHORT_DECODED: usize = 64 << 10;
+
+/// Windows of zstd have no more than 8 MiB, as RFC 9659 asks of those who send it over HTTP.
+const ZSTD_WINDOW_LOG: u32 = 23;
 
 /// A compressed body. It may stand for one that is a thousand times as long.
 #[derive(Debug)]
@@ -37,20 +40,11 @@ enum Encoding {
     Zstd,
 }
 
-/// Decodes brotli with windows of up to 16 MiB, as RFC 7932 has them. Larger ones, up to a gigabyte, are an extension, and
-/// a window is filled before anything is given out.
-struct Brotli<'a> {
+/// Decodes brotli with windows of up to 16 MiB, as RFC 7932 has them: a window is filled before anything is given out.
+/// Larger ones, up to a gigabyte, are an extension.
+struct Brotli<'a, 'b> {
     state: BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>,
-    body: &'a [u8],
-    at: usize,
-}
-
-/// Decodes one frame. The window, which may have 100 MiB, is given out at its end alone.
-struct Zstd<'a> {
-    decoder: FrameDecoder,
-    body: &'a [u8],
-    /// How much more may be decoded.
-    room: usize,
+    body: &'a mut &'b [u8],
 }
 
 // === impl Compressed ===
@@ -116,13 +110,20 @@ impl Encoding {
         }
     }
 
-    fn decode(self, body: &[u8], limit: usize) -> Option<Vec<u8>> {
-        match self {
-            Self::Gzip => read(GzDecoder::new(body), body.len(), limit),
-            Self::Deflate => read(ZlibDecoder::new(body), body.len(), limit),
-            Self::Brotli => read(Brotli::new(body), body.len(), limit),
-            Self::Zstd => read(Zstd::new(body, limit)?, body.len(), limit),
-        }
+    /// All of `body`, of which nothing may be left behind its end: no node takes that.
+    fn decode(self, mut body: &[u8], limit: usize) -> Option<Vec<u8>> {
+        let (length, rest) = (body.len(), &mut body);
+        let decoded = match self {
+            Self::Gzip => read(GzDecoder::new(rest), length, limit),
+            Self::Deflate => read(ZlibDecoder::new(rest), length, limit),
+            Self::Brotli => read(Brotli::new(rest), length, limit),
+            Self::Zstd => {
+                let mut decoder = ZstdDecoder::with_buffer(rest).ok()?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG).ok()?;
+                read(decoder, length, limit)
+            }
+        }?;
+        body.is_empty().then_some(decoded)
     }
 }
 
@@ -143,19 +144,20 @@ fn read(mut source: impl Read, length: usize, limit: usize) -> Option<Vec<u8>> {
 
 // === impl Brotli ===
 
-impl<'a> Brotli<'a> {
-    fn new(body: &'a [u8]) -> Self {
+impl<'a, 'b> Brotli<'a, 'b> {
+    fn new(body: &'a mut &'b [u8]) -> Self {
         let memory = StandardAlloc::default;
-        Self { state: BrotliState::new_strict(memory(), memory(), memory()), body, at: 0 }
+        Self { state: BrotliState::new_strict(memory(), memory(), memory()), body }
     }
 }
 
-impl Read for Brotli<'_> {
+impl Read for Brotli<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (mut left, mut room, mut written, mut total) = (self.body.len() - self.at, buffer.len(), 0, 0);
+        let (mut left, mut at) = (self.body.len(), 0);
+        let (mut room, mut written, mut total) = (buffer.len(), 0, 0);
         let result = BrotliDecompressStream(
             &mut left,
-            &mut self.at,
+            &mut at,
             self.body,
             &mut room,
             &mut written,
@@ -163,36 +165,12 @@ impl Read for Brotli<'_> {
             &mut total,
             &mut self.state,
         );
+        *self.body = &self.body[at..];
         match result {
             BrotliResult::ResultSuccess | BrotliResult::NeedsMoreOutput => Ok(written),
             BrotliResult::NeedsMoreInput => Err(io::ErrorKind::UnexpectedEof.into()),
             BrotliResult::ResultFailure => Err(io::ErrorKind::InvalidData.into()),
         }
-    }
-}
-
-// === impl Zstd ===
-
-impl<'a> Zstd<'a> {
-    /// How much is decoded at a time; a block has no more.
-    const STEP: usize = 128 << 10;
-
-    fn new(mut body: &'a [u8], limit: usize) -> Option<Self> {
-        let mut decoder = FrameDecoder::new();
-        decoder.init(&mut body).ok()?;
-        // The step in which the limit is reached is made, too.
-        Some(Self { decoder, body, room: limit + Self::STEP })
-    }
-}
-
-impl Read for Zstd<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
-            self.room = self.room.checked_sub(Self::STEP).ok_or(io::ErrorKind::FileTooLarge)?;
-            let step = BlockDecodingStrategy::UptoBytes(Self::STEP);
-            self.decoder.decode_blocks(&mut self.body, step).map_err(io::Error::other)?;
-        }
-        self.decoder.read(buffer)
     }
 }
 
@@ -286,29 +264,43 @@ mod tests {
 
     #[test]
     fn a_small_body_that_stands_for_a_large_one_is_given_up_at_the_limit() {
-        let bomb = gzip(&vec![b' '; 8 << 20]);
-        assert!(bomb.len() < 16 << 10);
-        assert_eq!(rest("gzip", bomb, 1 << 20), None);
+        let gzip = gzip(&vec![b' '; 8 << 20]);
+        // 64 blocks of 128 KiB, each one byte again and again, and a last one of none.
+        let zstd =
+            [&ZSTD[..4], &[0x00, 13 << 3], &[0x02, 0x00, 0x10, b' '].repeat(64), &[0x01, 0, 0]].concat();
+        for (encoding, bomb) in [("gzip", gzip), ("zstd", zstd)] {
+            assert!(bomb.len() < 16 << 10);
+            assert_eq!(rest(encoding, bomb.clone(), (8 << 20) - 1), None, "{encoding}");
+            assert_eq!(rest(encoding, bomb, 8 << 20).map(|plain| plain.len()), Some(8 << 20), "{encoding}");
+        }
     }
 
     #[test]
-    fn a_window_that_is_larger_than_the_limit_is_not_filled() {
-        // A window of 64 MiB, and blocks of a repeated byte, 128 KiB each.
-        const BLOCK: [u8; 4] = [0x02, 0x00, 0x10, b' '];
-        let header = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x80];
-        let bomb = [&header[..], &BLOCK.repeat(512)].concat();
-        let limit = 1 << 20;
-        let mut zstd = Zstd::new(&bomb, limit).expect("a header");
-        let error = zstd.read_to_end(&mut Vec::new()).expect_err("no end");
-        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
-        assert_eq!(zstd.body.len(), (512 - limit / Zstd::STEP - 1) * BLOCK.len());
-
+    fn no_window_is_larger_than_its_standard_allows() {
+        // An empty frame that asks for windows of 8 and 16 MiB.
+        let zstd = |window: u8| vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, window << 3, 0x01, 0x00, 0x00];
+        assert_eq!(rest("zstd", zstd(13), 1 << 20).as_deref(), Some(&b""[..]));
+        assert_eq!(rest("zstd", zstd(14), 1 << 20), None);
         // `TEXT` as `brotli --large_window=30` writes it.
-        let large = [
+        let brotli = [
             0x11, 0x1e, 0x22, 0x00, 0x02, 0x7b, 0x22, 0x70, 0x6f, 0x69, 0x6e, 0x74, 0x73, 0x22, 0x3a, 0x5b,
             0x31, 0x2c, 0x32, 0x2c, 0x33, 0x5d, 0x7d, 0x03,
         ];
-        assert_eq!(rest("br", large.to_vec(), limit), None);
+        assert_eq!(rest("br", brotli.to_vec(), 1 << 20), None);
+    }
+
+    #[test]
+    fn nothing_may_follow_the_end() {
+        for (encoding, body) in [
+            ("gzip", gzip(TEXT)),
+            ("deflate", deflate(TEXT)),
+            ("br", BROTLI.to_vec()),
+            ("zstd", ZSTD.to_vec()),
+        ] {
+            for more in [&b"\0"[..], b"more", &[0; 100]] {
+                assert_eq!(rest(encoding, [&body[..], more].concat(), 1 << 20), None, "{encoding}");
+            }
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(super) struct Costs {
     pub(super) without_replica: u32,
     /// Whether every shard that is read has two readable replicas.
     pub(super) is_replicated: bool,
+    /// By ascending peer.
     savings: SmallVec<[(PeerId, u32); 8]>,
 }
 
@@ -90,10 +91,11 @@ impl Costs {
     fn add(&mut self, elsewhere: u32, here: u32, replicas: &[Replica], saves: impl Fn(&Replica) -> bool) {
         self.without_replica += elsewhere;
         for replica in replicas.iter().filter(|replica| saves(replica)) {
-            match self.savings.iter_mut().find(|(peer, _)| *peer == replica.peer) {
-                Some((_, sum)) => *sum += elsewhere - here,
-                None => self.savings.push((replica.peer, elsewhere - here)),
-            }
+            let at = self.find(replica.peer).unwrap_or_else(|at| {
+                self.savings.insert(at, (replica.peer, 0));
+                at
+            });
+            self.savings[at].1 += elsewhere - here;
         }
     }
 
@@ -110,7 +112,11 @@ impl Costs {
     }
 
     pub(super) fn saved(&self, peer: PeerId) -> Option<u32> {
-        self.savings.iter().find(|(holder, _)| *holder == peer).map(|&(_, saved)| saved)
+        self.find(peer).ok().map(|at| self.savings[at].1)
+    }
+
+    fn find(&self, peer: PeerId) -> Result<usize, usize> {
+        self.savings.binary_search_by_key(&peer, |&(holder, _)| holder)
     }
 }
 

@@ -176,7 +176,7 @@ fn among_holders(
 struct Choice<'a, C> {
     intent: &'a Intent,
     costs: &'a Costs,
-    /// The first one that a write touches.
+    /// The lowest of those that it touches.
     shard: Option<ShardId>,
     topology: &'a Topology,
     conditions: &'a C,

@@ -11,7 +11,7 @@ pub(crate) struct Readers {
     pub(crate) all: Readable,
     /// Whether every shard can be read on two peers.
     pub(crate) is_replicated: bool,
-    /// Of those that lie on one peer.
+    /// Of those that lie on one peer, by ascending peer.
     pub(crate) by_peer: SmallVec<[(PeerId, Readable); 4]>,
 }
 
@@ -37,14 +37,12 @@ impl Readers {
                 readers.all.count(count);
             }
             for peer in peers() {
-                match readers.by_peer.iter_mut().find(|(known, _)| *known == peer) {
-                    Some((_, readable)) => readable.count(count),
-                    None => {
-                        let mut readable = Readable::default();
-                        readable.count(count);
-                        readers.by_peer.push((peer, readable));
-                    }
-                }
+                let at =
+                    readers.by_peer.binary_search_by_key(&peer, |&(known, _)| known).unwrap_or_else(|at| {
+                        readers.by_peer.insert(at, (peer, Readable::default()));
+                        at
+                    });
+                readers.by_peer[at].1.count(count);
             }
         }
         readers.by_peer.shrink_to_fit();

@@ -19,7 +19,7 @@ use super::{Hashing, PointId, ShardId};
 /// Ring nodes per shard (`HASH_RING_SHARD_SCALE` in Qdrant).
 const NODES_PER_SHARD: u32 = 100;
 
-/// How many nodes are searched for a point, about: they lie in a line or two of the cache.
+/// How many nodes are searched for a point, on average four to eight: they lie in a line or two of the cache.
 const NODES_PER_RANGE: usize = 4;
 
 /// The ring over one set of shards.
@@ -38,7 +38,7 @@ enum Repr {
     Empty,
     /// Every id belongs to the one shard, so no ring is kept.
     Single(ShardId),
-    /// Sorted by key; one for all collections with these shards.
+    /// One for all collections with these shards.
     Many(Arc<Nodes>),
 }
 

@@ -24,10 +24,7 @@ pub(super) fn plain(headers: &HeaderMap, body: Bytes, limit: usize) -> Result<By
         "gzip" => Box::new(GzDecoder::new(&*body)),
         "deflate" => Box::new(ZlibDecoder::new(&*body)),
         "br" => Box::new(brotli_decompressor::Decompressor::new(&*body, BROTLI_BUFFER)),
-        "zstd" => Box::new(
-            ruzstd::decoding::StreamingDecoder::new(&*body)
-                .map_err(|error| Undecodable::Broken(io::Error::other(error)))?,
-        ),
+        "zstd" => Box::new(zstd::stream::read::Decoder::with_buffer(&*body).map_err(Undecodable::Broken)?),
         _ => return Ok(body),
     };
     let mut decoded = Vec::new();
