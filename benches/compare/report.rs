@@ -106,7 +106,10 @@ impl Report {
         others
             .map(|(row, ratio)| {
                 let mark = if row.errors > 0 { "!" } else { "" };
-                format!("{mark}{ratio:.2}  {:.2}", ours / row.added)
+                // Megabytes can be quicker through a proxy than without one, and then there is nothing to compare.
+                let is_added = ours > 0.0 && row.added > 0.0;
+                let added = if is_added { format!("{:.2}", ours / row.added) } else { "–".to_owned() };
+                format!("{mark}{ratio:.2}  {added}")
             })
             .collect()
     }
@@ -120,7 +123,8 @@ impl Report {
         let _ = writeln!(
             out,
             "{}. Conditions: {}.\n\nCPU is user and system time of the proxy per request; \"added\" is the median latency less that without \
-             a proxy; the ratio is our CPU per request to the other's, the median of the rounds.",
+             a proxy; the ratio is our CPU per request to the other's. Each figure is the median of the rounds by itself, so that \
+             a ratio is not quite the quotient of two columns; memory is the most of all rounds.",
             versions.join(", "),
             self.conditions
         );

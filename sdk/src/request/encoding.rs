@@ -20,7 +20,7 @@ const USUAL_RATIO: usize = 8;
 const SHORT: usize = 16 << 10;
 const SHORT_DECODED: usize = 64 << 10;
 
-/// Windows of zstd have no more than 8 MiB, as RFC 9659 asks of those who send it over HTTP.
+/// Windows of zstd have no more than 8 MiB, as RFC 9659 asks of those who send it over HTTP. Nodes take those of 128 MiB.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
 /// A compressed body. It may stand for one that is a thousand times as long.
@@ -75,10 +75,10 @@ impl Compressed {
         self.encoding.is_some()
     }
 
-    /// Its plain form, where both are short, in an encoding whose decoder stops where it is told to.
+    /// Its plain form, where both are short, in an encoding whose decoder needs no large window.
     pub(crate) fn decode_short(&self, limit: usize) -> Option<Bytes> {
-        let stops = matches!(self.encoding, Some(Encoding::Gzip | Encoding::Deflate));
-        if stops && self.body.len() <= SHORT { self.decode(limit.min(SHORT_DECODED)) } else { None }
+        let is_light = matches!(self.encoding, Some(Encoding::Gzip | Encoding::Deflate));
+        if is_light && self.body.len() <= SHORT { self.decode(limit.min(SHORT_DECODED)) } else { None }
     }
 
     /// Its plain form, as a node would decode it; `None` where it has none of at most `limit` bytes.
@@ -110,7 +110,8 @@ impl Encoding {
         }
     }
 
-    /// All of `body`, of which nothing may be left behind its end: no node takes that.
+    /// All of `body`. Nothing may be left behind its end: over REST a node refuses that, and over gRPC it is not read. More
+    /// frames of zstd belong to it.
     fn decode(self, mut body: &[u8], limit: usize) -> Option<Vec<u8>> {
         let (length, rest) = (body.len(), &mut body);
         let decoded = match self {
@@ -257,6 +258,7 @@ mod tests {
             ("snappy", TEXT.to_vec()),
             ("br", BROTLI[..20].to_vec()),
             ("zstd", ZSTD[..20].to_vec()),
+            ("deflate", deflate(TEXT)[..20].to_vec()),
         ] {
             assert_eq!(rest(encoding, body, 1 << 20), None, "{encoding}");
         }
@@ -281,12 +283,22 @@ mod tests {
         let zstd = |window: u8| vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, window << 3, 0x01, 0x00, 0x00];
         assert_eq!(rest("zstd", zstd(13), 1 << 20).as_deref(), Some(&b""[..]));
         assert_eq!(rest("zstd", zstd(14), 1 << 20), None);
+        assert_eq!(rest("zstd", [ZSTD, &zstd(14)].concat(), 1 << 20), None);
         // `TEXT` as `brotli --large_window=30` writes it.
         let brotli = [
             0x11, 0x1e, 0x22, 0x00, 0x02, 0x7b, 0x22, 0x70, 0x6f, 0x69, 0x6e, 0x74, 0x73, 0x22, 0x3a, 0x5b,
             0x31, 0x2c, 0x32, 0x2c, 0x33, 0x5d, 0x7d, 0x03,
         ];
         assert_eq!(rest("br", brotli.to_vec(), 1 << 20), None);
+    }
+
+    #[test]
+    fn further_frames_of_zstd_belong_to_the_body_and_further_members_of_gzip_do_not() {
+        // Four bytes that are to be skipped.
+        let skipped = [0x50, 0x2a, 0x4d, 0x18, 0x04, 0x00, 0x00, 0x00, 1, 2, 3, 4];
+        let frames = [ZSTD, &skipped, ZSTD].concat();
+        assert_eq!(rest("zstd", frames, 1 << 20).as_deref(), Some(&TEXT.repeat(2)[..]));
+        assert_eq!(rest("gzip", gzip(TEXT).repeat(2), 1 << 20), None);
     }
 
     #[test]
