@@ -169,16 +169,16 @@ fn count(proxy: SocketAddr) -> Request<Full<Bytes>> {
         .expect("a request")
 }
 
-/// A node, and a proxy in front of it.
-async fn serve(block: &Block) -> (Arc<Slow>, SocketAddr, watch::Sender<bool>) {
+/// A node, and a proxy in front of it with its router.
+async fn serve(block: &Block) -> (Arc<Slow>, Router, SocketAddr, watch::Sender<bool>) {
     let node = Slow::start(block.node(0)).await;
     let router = Router::builder().node(block.node(0).to_string()).build().expect("a router");
     router.topology().surveyed().await;
     let listener = TcpListener::bind((block.proxy(), 6333)).await.expect("a free port");
     let proxy = listener.local_addr().expect("an address");
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(listen::serve(listener, Proxy::new(router), stopped));
-    (node, proxy, stop)
+    tokio::spawn(listen::serve(listener, Proxy::new(router.clone()), stopped));
+    (node, router, proxy, stop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +186,7 @@ async fn cancelled_requests_cost_no_connection_to_a_node() {
     let cancelled =
         env::var("QDRANT_ROUTER_CANCELLED").map_or(CANCELLED, |text| text.parse().expect("a number"));
     let block = Block::claim().expect("addresses");
-    let (node, proxy, _stop) = serve(&block).await;
+    let (node, _router, proxy, _stop) = serve(&block).await;
 
     let mut sent = 0;
     let mut sender = connect(proxy).await;
@@ -232,7 +232,7 @@ async fn uploads_that_break_off_cost_no_connection_to_a_node() {
     const CLIENTS: usize = 5;
     const EACH: usize = 12;
     let block = Block::claim().expect("addresses");
-    let (node, proxy, _stop) = serve(&block).await;
+    let (node, router, proxy, _stop) = serve(&block).await;
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         let mut tcp = TcpStream::connect(proxy).await.expect("a connection");
@@ -250,13 +250,15 @@ async fn uploads_that_break_off_cost_no_connection_to_a_node() {
         tcp.write_all(&talk.bytes).await.expect("requests");
         clients.push(tcp);
     }
-    node.has_begun(1).await;
+    // On their way to the node, which has looked at few of them: one that is reset before never goes there.
+    let all = CLIENTS * EACH;
+    let address = router.topology().snapshot().nodes()[0].address;
+    eventually("all are under way", async || router.balance().in_flight(address) == all).await;
     for tcp in &mut clients {
         let mut talk = Talk::default();
         (0..EACH as u32).for_each(|stream| talk.frame(RST_STREAM, 0, 2 * stream + 1, &[0, 0, 0, 8]));
         tcp.write_all(&talk.bytes).await.expect("resets");
     }
-    let all = CLIENTS * EACH;
     let ended = || node.taken_back.load(SeqCst) >= all || node.ended.load(SeqCst) > 0;
     eventually("the node has seen all of them end", async || ended()).await;
     assert_eq!(node.ended.load(SeqCst), 0, "connections for gRPC that were lost");
