@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{
     Reason,
     costs::{Avoided, Costs},
-    shards::{Untold, touched},
+    shards::{Shards, Untold, touched},
 };
 use crate::{
     dice::mix,
@@ -153,11 +153,11 @@ fn among_holders(
     tried: &[Address],
     dice: u64,
 ) -> Option<Plan> {
-    let (costs, shard) = match intent.reads_all() && collection.resharding.is_none() {
-        true => (Costs::of_reading_all(collection.readers()), None),
+    let (costs, touched) = match intent.reads_all() && collection.resharding.is_none() {
+        true => (Costs::of_reading_all(collection.readers()), Shards::new()),
         false => {
             let touched = touched(intent, collection, topology.hashing()).ok()?;
-            (Costs::of(&touched, collection, intent), touched.iter().min().copied())
+            (Costs::of(&touched, collection, intent), touched)
         }
     };
     let holders = costs.holders().filter_map(|(peer, saved)| Some((topology.node(peer)?, saved)));
@@ -168,7 +168,7 @@ fn among_holders(
             && conditions.is_usable(address)
             && conditions.is_current(address)
     });
-    let choice = Choice { intent, costs: &costs, shard, topology, conditions, dice };
+    let choice = Choice { intent, costs: &costs, touched: &touched, topology, conditions, dice };
     choice.among(usable)
 }
 
@@ -176,8 +176,8 @@ fn among_holders(
 struct Choice<'a, C> {
     intent: &'a Intent,
     costs: &'a Costs,
-    /// The lowest of those that it touches.
-    shard: Option<ShardId>,
+    /// The shards that a write touches.
+    touched: &'a [ShardId],
     topology: &'a Topology,
     conditions: &'a C,
     dice: u64,
@@ -199,14 +199,13 @@ impl<C: Conditions> Choice<'_, C> {
         }
         let expected_rpcs = self.costs.without_replica.saturating_sub(most);
         let lightest = || lighter(&alike, self.conditions, self.dice);
+        let agreed = || rendezvous(&alike, self.touched.iter().min().copied());
         let (node, reason) = match self.intent.action {
             Action::Read if self.intent.affinity.is_some() => (lightest(), Reason::RouteAffinity),
             Action::Read if expected_rpcs == 0 => (lightest(), Reason::ReadableReplica),
             Action::Read => (lightest(), Reason::MostReplicas),
-            Action::Write(WriteOrdering::Weak) => (rendezvous(&alike, self.shard), Reason::ReplicaHolder),
-            Action::Write(WriteOrdering::Medium | WriteOrdering::Strong) => {
-                (rendezvous(&alike, self.shard), Reason::ShardLeader)
-            }
+            Action::Write(WriteOrdering::Weak) => (agreed(), Reason::ReplicaHolder),
+            Action::Write(WriteOrdering::Medium | WriteOrdering::Strong) => (agreed(), Reason::ShardLeader),
         };
         Some(Plan {
             avoided: Some(self.costs.avoided(most, self.topology)),
@@ -296,14 +295,7 @@ impl<'a, C: Conditions> Field<'a, C> {
         };
         let costs = Costs::of(&touched, collection, intent);
         let &Self { topology, conditions, dice, .. } = self;
-        let choice = Choice {
-            intent,
-            costs: &costs,
-            shard: touched.iter().min().copied(),
-            topology,
-            conditions,
-            dice,
-        };
+        let choice = Choice { intent, costs: &costs, touched: &touched, topology, conditions, dice };
         let holder = |&node: &&'a Node| Some((node, costs.saved(node.peer?)?));
         let among = |nodes: &[&'a Node]| choice.among(nodes.iter().filter_map(holder));
         // The last replica is never given up, however poorly its node does.
