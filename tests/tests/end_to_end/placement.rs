@@ -23,14 +23,30 @@ fn points(ids: std::ops::Range<u64>) -> Value {
 }
 
 async fn send(bed: &Bed, request: http::request::Builder, body: impl Into<Bytes>) -> Response<Bytes> {
+    let answer = answer(bed, request, body).await;
+    assert_eq!(answer.status(), 200, "{:?}", answer.body());
+    answer
+}
+
+async fn answer(bed: &Bed, request: http::request::Builder, body: impl Into<Bytes>) -> Response<Bytes> {
     let request = request
         .header("content-type", "application/json")
         .header("x-qdrant-router-explain", "1")
         .body(body.into())
         .expect("a request");
-    let answer = bed.rest().raw(request).await.expect("an answer");
-    assert_eq!(answer.status(), 200, "{:?}", answer.body());
-    answer
+    bed.rest().raw(request).await.expect("an answer")
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text.as_bytes()).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+fn deflate(text: &str) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text.as_bytes()).expect("memory");
+    encoder.finish().expect("memory")
 }
 
 fn reason(response: &Response<Bytes>) -> &str {
@@ -47,16 +63,7 @@ async fn compressed_writes_are_dealt_out_like_plain_ones() {
     let bed = Bed::new().await;
     bed.collection("books", json!({ "shard_number": 6 })).await;
     let body = points(0..100).to_string();
-    let gzip = {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        encoder.write_all(body.as_bytes()).expect("memory");
-        encoder.finish().expect("memory")
-    };
-    let deflate = {
-        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-        encoder.write_all(body.as_bytes()).expect("memory");
-        encoder.finish().expect("memory")
-    };
+    let (gzip, deflate) = (gzip(&body), deflate(&body));
     let official = qdrant_client::Qdrant::from_url(&format!("http://{}", bed.proxy.grpc_addr))
         .skip_compatibility_check()
         .compression(Some(CompressionEncoding::Gzip))
@@ -81,6 +88,23 @@ async fn compressed_writes_are_dealt_out_like_plain_ones() {
         .await;
     assert_eq!(rpcs, 0.0);
     assert_eq!(count(&bed, "books").await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_compressed_write_is_taken_where_more_follows_its_end() {
+    let bed = Bed::new().await;
+    bed.collection("books", json!({ "shard_number": 6 })).await;
+    let body = points(0..100).to_string();
+    for (encoding, body) in [("gzip", gzip(&body)), ("deflate", deflate(&body))] {
+        for rest in [b"\0".as_slice(), &body] {
+            let request =
+                Request::put("/collections/books/points?wait=true").header("content-encoding", encoding);
+            let answer = answer(&bed, request, [&body, rest].concat()).await;
+            assert_eq!(answer.status(), 400, "{encoding}: {:?}", answer.body());
+            assert_ne!(reason(&answer), "split", "{encoding}");
+        }
+    }
+    assert_eq!(count(&bed, "books").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use bytes::Bytes;
-use flate2::read::{GzDecoder, ZlibDecoder};
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 
@@ -17,14 +17,16 @@ pub(super) enum Undecodable {
     Broken(io::Error),
 }
 
-/// The plain form of a body of at most `limit` bytes. A body in an encoding without a known name is taken as it is.
+/// The plain form of a body of at most `limit` bytes, behind whose end nothing may follow. A body in an encoding without a
+/// known name is taken as it is.
 pub(super) fn plain(headers: &HeaderMap, body: Bytes, limit: usize) -> Result<Bytes, Undecodable> {
     let name = headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut rest = &*body;
     let mut source: Box<dyn Read + '_> = match name.trim().to_ascii_lowercase().as_str() {
-        "gzip" => Box::new(GzDecoder::new(&*body)),
-        "deflate" => Box::new(ZlibDecoder::new(&*body)),
-        "br" => Box::new(brotli_decompressor::Decompressor::new(&*body, BROTLI_BUFFER)),
-        "zstd" => Box::new(zstd::stream::read::Decoder::with_buffer(&*body).map_err(Undecodable::Broken)?),
+        "gzip" => Box::new(GzDecoder::new(&mut rest)),
+        "deflate" => Box::new(ZlibDecoder::new(&mut rest)),
+        "br" => Box::new(brotli_decompressor::Decompressor::new(&mut rest, BROTLI_BUFFER)),
+        "zstd" => Box::new(zstd::stream::read::Decoder::with_buffer(&mut rest).map_err(Undecodable::Broken)?),
         _ => return Ok(body),
     };
     let mut decoded = Vec::new();
@@ -32,6 +34,10 @@ pub(super) fn plain(headers: &HeaderMap, body: Bytes, limit: usize) -> Result<By
     source.by_ref().take(bound).read_to_end(&mut decoded).map_err(Undecodable::Broken)?;
     if decoded.len() > limit {
         return Err(Undecodable::TooLarge);
+    }
+    drop(source);
+    if !rest.is_empty() {
+        return Err(Undecodable::Broken(io::ErrorKind::WriteZero.into()));
     }
     Ok(decoded.into())
 }
@@ -98,6 +104,9 @@ mod tests {
             ("br", vec![0xff; 64]),
             ("zstd", TEXT.to_vec()),
             ("deflate", gzip(TEXT)),
+            ("gzip", [gzip(TEXT), vec![0]].concat()),
+            ("gzip", [gzip(TEXT), gzip(TEXT)].concat()),
+            ("deflate", [deflate(TEXT), vec![0]].concat()),
         ] {
             assert!(matches!(decode(encoding, body, 1 << 20), Err(Undecodable::Broken(_))), "{encoding}");
         }
