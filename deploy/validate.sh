@@ -66,6 +66,7 @@ refused --set preset=my-cluster
 refused --set preset=kubeblocks:my-cluster --set replicas=3
 refused --set preset=kubeblocks:my-cluster --set terminationGracePeriodSeconds=35
 refused --set preset=kubeblocks:my-cluster --set env.QDRANT_ROUTER_DRAIN_TIMEOUT=1m
+refused --set preset=kubeblocks:my-cluster --set tls.caSecret=my-ca
 check-jsonschema --check-metaschema deploy/chart/values.schema.json
 check-jsonschema --builtin-schema vendor.compose-spec deploy/docker-compose.yaml
 

@@ -22,8 +22,17 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if not (or .Values.preset .Values.headless .Values.nodes) }}
 {{- fail "name the cluster to route to: set preset, headless or nodes" }}
 {{- end }}
-{{- /* Probes and Prometheus come from outside the pod; the NetworkPolicy keeps others out. */ -}}
+{{- if and (not .Values.tls.enabled) (or .Values.tls.caSecret .Values.tls.serverName) }}
+{{- fail "tls.caSecret and tls.serverName are for TLS to the nodes: set tls.enabled" }}
+{{- end }}
+{{- if not (hasKey .Values.env "QDRANT_ROUTER_LISTEN_ADMIN") }}
+{{- /* Probes and Prometheus come from outside the pod; the NetworkPolicy keeps others out. */}}
 QDRANT_ROUTER_LISTEN_ADMIN: 0.0.0.0:9633
+{{- end }}
+{{- if not (hasKey .Values.env "QDRANT_ROUTER_MAX_HELD_BYTES") }}
+{{- /* Half of the memory limit: what is cut or decoded takes as much again. */}}
+QDRANT_ROUTER_MAX_HELD_BYTES: 512MiB
+{{- end }}
 {{- with .Values.preset }}
 QDRANT_ROUTER_PRESET: {{ . | quote }}
 {{- end }}
@@ -48,8 +57,9 @@ QDRANT_ROUTER_UPSTREAM_CA_FILE: /etc/qdrant-router/ca.crt
 QDRANT_ROUTER_UPSTREAM_SERVER_NAME: {{ . | quote }}
 {{- end }}
 {{- end }}
-{{- with .Values.env }}
-{{ toYaml . }}
+{{- range $name, $value := .Values.env }}
+{{- /* Helm reads integers as floats, and would write large ones as 3.3e+07. */}}
+{{ $name }}: {{ kindIs "float64" $value | ternary (int64 $value) $value | quote }}
 {{- end }}
 {{- end }}
 

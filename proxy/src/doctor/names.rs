@@ -30,13 +30,17 @@ pub(super) async fn ask(resolver: &DnsResolver, sources: &Sources) -> Names {
     let hosts = sources.headless.iter().map(|host| (host, Role::Headless));
     let hosts = hosts.chain(sources.nodes.iter().map(|host| (host, Role::Node)));
     let hosts = hosts.chain(sources.fallback.iter().map(|host| (host, Role::Fallback)));
-    let mut names = Names::default();
+    let (mut names, mut missing) = (Names::default(), Vec::new());
     for (host, role) in hosts {
         let ips = match host.name.parse::<IpAddr>() {
             Ok(ip) => vec![ip],
             Err(_) => {
                 let (asked, outcome) = resolve(resolver, &host.name).await;
-                names.findings.push(finding(&asked, role, &outcome));
+                let findings = match role {
+                    Role::Fallback if outcome.is_err() => &mut missing,
+                    Role::Headless | Role::Node | Role::Fallback => &mut names.findings,
+                };
+                findings.push(finding(&asked, role, &outcome));
                 outcome.map(|answer| answer.addresses).unwrap_or_default()
             }
         };
@@ -50,6 +54,10 @@ pub(super) async fn ask(resolver: &DnsResolver, sources: &Sources) -> Names {
             Role::Fallback if names.fallback.is_empty() => names.fallback.extend(addresses),
             Role::Fallback => {}
         }
+    }
+    // One of several names for the ClusterIP Service is enough.
+    if names.fallback.is_empty() {
+        names.findings.append(&mut missing);
     }
     names.nodes.sort();
     names.nodes.dedup();

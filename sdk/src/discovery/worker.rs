@@ -169,6 +169,9 @@ impl<R: Resolve> Worker<R> {
             }
         }))
         .await;
+        // One of several names for the ClusterIP Service is enough.
+        let has_fallback =
+            self.sources.iter().zip(&answers).any(|(source, answer)| source.role == Role::Fallback && answer.is_ok());
         let mut holds = Duration::MAX;
         for (source, answer) in self.sources.iter_mut().zip(answers) {
             match answer {
@@ -177,6 +180,7 @@ impl<R: Resolve> Worker<R> {
                     source.problem = None;
                     holds = holds.min(ttl);
                 }
+                Err(_) if source.role == Role::Fallback && has_fallback => source.problem = None,
                 Err(problem) => {
                     if source.problem.as_ref() != Some(&problem) {
                         tracing::warn!(kept = source.last_good.len(), "{problem}");
@@ -211,7 +215,6 @@ impl<R: Resolve> Worker<R> {
         let mut fallback =
             of(Role::Fallback).map(addresses).find(|list| !list.is_empty()).unwrap_or_default();
         fallback.sort_unstable();
-        // One of several names for the ClusterIP Service is enough.
         let problems = of(Role::Node)
             .chain(of(Role::Fallback).filter(|_| fallback.is_empty()))
             .filter_map(|source| source.problem.clone())
@@ -335,5 +338,24 @@ mod tests {
         assert_eq!(printed, [("127.0.0.1:7333".to_owned(), 6334), ("[::1]:6333".to_owned(), 6334)]);
         assert_eq!(candidates.fallback[0].ip.to_string(), "10.0.0.9");
         assert!(candidates.problems.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fallback_that_is_not_needed_is_not_looked_for_all_the_time() {
+        let zone = Zone::default();
+        zone.set("q", &["10.0.0.1"], 10);
+        zone.set("first", &["10.0.0.9"], 10);
+        let sources = Sources {
+            headless: Some(Host::named("q")),
+            fallback: vec![Host::named("first"), Host::named("second")],
+            ..Sources::new()
+        };
+        let _discovery = follow(&zone, sources);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!((15..=21).contains(&zone.queries()), "{} queries a minute", zone.queries());
+        zone.clear();
+        zone.set("q", &["10.0.0.1"], 10);
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        assert!(zone.queries() > 100, "{} queries without any fallback", zone.queries());
     }
 }
