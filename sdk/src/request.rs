@@ -73,6 +73,9 @@ pub enum Repeat {
     Safe,
     /// The same effect again; in between, other writers may have had theirs.
     Idempotent,
+    /// As [`Idempotent`](Self::Idempotent) where each of its operations names its points. One that selects points by a
+    /// filter finds others after those behind it in the batch have had their effect.
+    Batch,
     /// Nothing, or an error that says that it is done already: the first answer is lost.
     Verify,
     /// Something else again, such as another file.
@@ -346,6 +349,11 @@ impl Call {
 // === impl Intent ===
 
 impl Intent {
+    /// Whether it names all points that it is about.
+    pub(crate) fn names_points(&self) -> bool {
+        self.scopes.iter().all(|scope| scope.points != Points::All)
+    }
+
     /// Whether it reads every shard there is, and any replica of it.
     pub(crate) fn reads_all(&self) -> bool {
         self.action == Action::Read

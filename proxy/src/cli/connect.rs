@@ -121,9 +121,10 @@ pub(super) struct Connect {
 
     /// Which writes are sent again when it is unknown whether the first sending was processed
     ///
-    /// `never`; `idempotent`: writes of points with weak ordering; `always`: also writes of other orderings and
-    /// changes of metadata. Once after a connection that broke, and once after an error that asks for a retry. A
-    /// request may say otherwise with the header `x-qdrant-router-retry-writes`.
+    /// `never`; `idempotent`: writes of points with weak ordering, of batches those that name all their points;
+    /// `always`: also other batches, writes of other orderings, and changes of metadata. Once after a connection that
+    /// broke, and once after an error that asks for a retry. A request may say otherwise with the header
+    /// `x-qdrant-router-retry-writes`.
     ///
     /// Example: never
     #[arg(

@@ -19,7 +19,7 @@ pub enum RetryWrites {
     /// None.
     Never,
     /// Writes of points with `weak` ordering: their effect is idempotent, and the official client repeats them
-    /// too. Once after a connection that broke, and once after an error that asks for a retry: a node that ends
+    /// too. Of batches, those whose operations all name their points. Once after a connection that broke, and once after an error that asks for a retry: a node that ends
     /// causes both, the second of them up to half a minute after the first (Qdrant 1.18).
     #[default]
     Idempotent,
@@ -94,11 +94,13 @@ impl Repeatable {
             placement,
             Placement::Points(_, Intent { action: Action::Write(WriteOrdering::Weak), .. })
         );
+        let names_points = matches!(placement, Placement::Points(_, intent) if intent.names_points());
         match (repeat, policy) {
             (Repeat::Safe, _) => Self::Freely,
             (Repeat::Idempotent, RetryWrites::Idempotent) if is_weak_write => Self::Once,
-            (Repeat::Idempotent | Repeat::Verify, RetryWrites::Always) => Self::Once,
-            (Repeat::Idempotent | Repeat::Verify | Repeat::Never, _) => Self::Never,
+            (Repeat::Batch, RetryWrites::Idempotent) if is_weak_write && names_points => Self::Once,
+            (Repeat::Idempotent | Repeat::Batch | Repeat::Verify, RetryWrites::Always) => Self::Once,
+            (Repeat::Idempotent | Repeat::Batch | Repeat::Verify | Repeat::Never, _) => Self::Never,
         }
     }
 
@@ -173,15 +175,20 @@ mod tests {
 
     use super::*;
     use crate::{
-        request::Scope,
+        request::{Points, Scope},
         route::Reason,
-        topology::{Collection, Epoch},
+        topology::{Collection, Epoch, PointId},
     };
 
     fn write(ordering: WriteOrdering) -> Placement {
+        batch(ordering, &[&Points::All])
+    }
+
+    fn batch(ordering: WriteOrdering, operations: &[&Points]) -> Placement {
         let collection = Collection::new(Epoch::default(), Vec::new(), None, 0);
+        let scope = |points: &&Points| Scope { points: (*points).clone(), ..Scope::EVERYTHING };
         let action = Action::Write(ordering);
-        let intent = Intent { action, scopes: smallvec![Scope::EVERYTHING], affinity: None };
+        let intent = Intent { action, scopes: operations.iter().map(scope).collect(), affinity: None };
         Placement::Points(Arc::new(collection), intent)
     }
 
@@ -264,12 +271,19 @@ mod tests {
         use Repeatable::{Freely, Never, Once};
         let class = || Placement::Class { not: None };
         let opaque = || Placement::Opaque(Reason::UnknownCollection);
+        let one = Points::Ids(smallvec![PointId::Num(1)]);
+        let owned = Points::Owned { by: smallvec![0], ids: 5 };
         for (repeat, placement, never, idempotent, always) in [
             (Repeat::Safe, opaque(), Freely, Freely, Freely),
             (Repeat::Safe, class(), Freely, Freely, Freely),
             (Repeat::Idempotent, write(WriteOrdering::Weak), Never, Once, Once),
             (Repeat::Idempotent, write(WriteOrdering::Medium), Never, Never, Once),
             (Repeat::Idempotent, write(WriteOrdering::Strong), Never, Never, Once),
+            (Repeat::Batch, write(WriteOrdering::Weak), Never, Never, Once),
+            (Repeat::Batch, batch(WriteOrdering::Weak, &[&one, &owned]), Never, Once, Once),
+            (Repeat::Batch, batch(WriteOrdering::Strong, &[&one]), Never, Never, Once),
+            (Repeat::Batch, batch(WriteOrdering::Weak, &[&one, &Points::All]), Never, Never, Once),
+            (Repeat::Batch, opaque(), Never, Never, Once),
             (Repeat::Idempotent, opaque(), Never, Never, Once),
             (Repeat::Idempotent, class(), Never, Never, Once),
             (Repeat::Verify, class(), Never, Never, Once),

@@ -55,7 +55,7 @@ pub(super) enum Location {
 
 use super::{
     Class::{Anywhere, Consensus, NodeLocal, Read, SnapshotCreate, SnapshotList, Write},
-    Repeat::{Idempotent, Never, Safe, Verify},
+    Repeat::{Batch, Idempotent, Never, Safe, Verify},
 };
 
 const fn read(path: &'static str, key: u32) -> Method {
@@ -85,7 +85,7 @@ const METHODS: &[Method] = &[
     write("/qdrant.Points/OverwritePayload",Location::Selector(5),                   7, 6),
     write("/qdrant.Points/DeletePayload",   Location::Selector(5),                   7, 6),
     write("/qdrant.Points/ClearPayload",    Location::Selector(3),                   5, 4),
-    rpc("/qdrant.Points/UpdateBatch", Write, Idempotent, Message::Operations),
+    rpc("/qdrant.Points/UpdateBatch", Write, Batch, Message::Operations),
 
     //                                       key
     read("/qdrant.Points/Get",                 7),

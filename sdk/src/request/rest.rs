@@ -27,7 +27,7 @@ enum Verb {
 use self::Verb::{Delete, Get, Patch, Post, Put};
 use super::{
     Class::{Anywhere, Consensus, NodeLocal, Read, SnapshotCreate, SnapshotList, Write},
-    Repeat::{Idempotent, Never, Safe, Verify},
+    Repeat::{Batch, Idempotent, Never, Safe, Verify},
 };
 
 #[rustfmt::skip]
@@ -41,7 +41,7 @@ const ROUTES: &[Route] = &[
     (Put,    "/collections/{c}/points/payload",                               Write,          Idempotent, Json::Selector),
     (Post,   "/collections/{c}/points/payload/delete",                        Write,          Idempotent, Json::Selector),
     (Post,   "/collections/{c}/points/payload/clear",                         Write,          Idempotent, Json::Selector),
-    (Post,   "/collections/{c}/points/batch",                                 Write,          Idempotent, Json::Operations),
+    (Post,   "/collections/{c}/points/batch",                                 Write,          Batch,      Json::Operations),
     (Get,    "/collections/{c}/points/{point}",                               Read,           Safe,       Json::Nothing),
     (Post,   "/collections/{c}/points",                                       Read,           Safe,       Json::Retrieve),
     (Post,   "/collections/{c}/points/scroll",                                Read,           Safe,       Json::Key),

@@ -14,7 +14,9 @@ use super::{
 use crate::{
     aside::is_long,
     dispatch::{Admitted, Credentials, Failure, Placement},
-    request::{Body, BoxError, Call, Class, Collected, Compressed, Depth, Intent, NotUnderstood, collect},
+    request::{
+        Body, BoxError, Call, Class, Collected, Compressed, Depth, Intent, NotUnderstood, Repeat, collect,
+    },
     route::{Local, Reason, Split, Way, depth, settle},
     topology::{Collection, Hashing, Lookup, Node, PeerId, Topology, Version},
 };
@@ -174,7 +176,12 @@ impl Inner {
             return (Placement::Opaque(Reason::UnknownCollection), snapshot);
         };
         // An explanation counts what a batch costs even where that changes nothing.
-        let depth = if is_explained { Depth::FULL } else { depth(&collection) };
+        let depth = match call.repeat {
+            _ if is_explained => Depth::FULL,
+            // Whether it may be repeated depends on what it names.
+            Repeat::Batch => Depth { ids: true, ..depth(&collection) },
+            Repeat::Safe | Repeat::Idempotent | Repeat::Verify | Repeat::Never => depth(&collection),
+        };
         // Over REST, nothing is looked for where nothing can be told.
         let is_looked_into = depth != Depth::default() || call.is_told_by_message();
         let intent = match plain {
