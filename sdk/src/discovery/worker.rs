@@ -170,8 +170,11 @@ impl<R: Resolve> Worker<R> {
         }))
         .await;
         // One of several names for the ClusterIP Service is enough.
-        let has_fallback =
-            self.sources.iter().zip(&answers).any(|(source, answer)| source.role == Role::Fallback && answer.is_ok());
+        let has_fallback = self
+            .sources
+            .iter()
+            .zip(&answers)
+            .any(|(source, answer)| source.role == Role::Fallback && answer.is_ok());
         let mut holds = Duration::MAX;
         for (source, answer) in self.sources.iter_mut().zip(answers) {
             match answer {

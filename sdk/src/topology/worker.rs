@@ -65,6 +65,10 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the version that a node has told is believed.
 const VERSION_AGE: Duration = Duration::from_secs(60);
 
+/// How long all nodes may tell of less than was told before, until that counts as lost. A node that starts again has read
+/// its log sooner.
+const ROLLED_BACK: Duration = Duration::from_secs(15);
+
 /// How the topology is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -154,6 +158,8 @@ struct Worker<A, O> {
     /// The nodes of the cluster, as long as it is this one.
     cluster: Vec<Node>,
     epoch: Option<Epoch>,
+    /// Since when all nodes have been behind that epoch.
+    behind_since: Option<Instant>,
     aliases: (Option<Epoch>, Arc<HashMap<String, String>>),
     /// Shared with the last snapshot until something of it changes.
     collections: Arc<FxHashMap<Arc<str>, Lookup>>,
@@ -226,6 +232,7 @@ impl TopologyHandle {
             membership: Membership::default(),
             cluster: Vec::new(),
             epoch: None,
+            behind_since: None,
             aliases: Default::default(),
             collections: Arc::default(),
             peers: Arc::default(),
@@ -578,7 +585,9 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
     fn start_fetch(&mut self) {
         let now = Instant::now();
         self.unreadable.retain(|_, until| *until > now);
-        self.shared.wanted.retain(|name, _| !self.unreadable.contains_key(name));
+        let aliases = &self.aliases.1;
+        let is_readable = |name: &String| !self.unreadable.contains_key(aliases.get(name).unwrap_or(name));
+        self.shared.wanted.retain(|name, _| is_readable(name));
         let is_idle = self.shared.wanted.is_empty() || self.membership.freshest.is_empty();
         if self.fetching || is_idle {
             return;
@@ -664,7 +673,8 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
 
     /// Publishes what is known, if it differs from the last snapshot.
     fn publish(&mut self) {
-        let changed = std::mem::take(&mut self.changed);
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.members |= self.is_rolled_back();
         if changed.members {
             self.derive_membership();
         }
@@ -707,24 +717,40 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             // Addresses may have gone to other pods since the names last resolved.
             if self.candidates.problems.is_empty() {
                 tracing::warn!("all nodes belong to another cluster than before: starting from nothing");
-                self.epoch = None;
-                self.aliases = Default::default();
-                self.collections = Arc::default();
-                self.changed.collections = true;
+                self.forget_collections();
             } else {
                 let strangers = membership.nodes.iter().map(|node| node.address).collect();
                 membership = Membership { strangers, ..Membership::default() };
             }
+        } else if self.is_rolled_back() {
+            tracing::warn!("all nodes tell of less than before, as after a backup: starting from nothing");
+            self.forget_collections();
         }
         if membership.nodes.iter().any(|node| node.peer.is_some()) {
             self.cluster.clone_from(&membership.nodes);
         }
-        // An older view never replaces a newer one.
+        // An older view never replaces a newer one, as long as somebody may still have that.
+        let is_behind = membership.epoch.is_some()
+            && membership.epoch < self.epoch
+            && membership.nodes.iter().all(|node| node.reachable);
+        self.behind_since = is_behind.then(|| self.behind_since.unwrap_or_else(Instant::now));
         self.epoch = self.epoch.max(membership.epoch);
         for node in membership.nodes.iter().filter(|node| !self.membership.has(node)) {
             tracing::info!(address = %node.address, peer = node.peer, reachable = node.reachable, "node");
         }
         self.membership = membership;
+    }
+
+    /// Whether all nodes have been behind for so long that none of them will come to what they told before.
+    fn is_rolled_back(&self) -> bool {
+        self.behind_since.is_some_and(|since| since.elapsed() >= ROLLED_BACK)
+    }
+
+    fn forget_collections(&mut self) {
+        self.epoch = None;
+        self.aliases = Default::default();
+        self.collections = Arc::default();
+        self.changed.collections = true;
     }
 
     /// Who is known to have applied the newest change. While somebody who answers has not, the next

@@ -15,6 +15,8 @@ struct State {
     nodes: BTreeMap<u8, FakeNode>,
     collections: BTreeSet<String>,
     aliases: HashMap<String, String>,
+    /// Placements, for every node.
+    unreadable: bool,
     placements_asked: usize,
     cluster_asked: usize,
 }
@@ -111,6 +113,10 @@ impl ClusterApi for FakeCluster {
         self.find(address).await?;
         // As long as a real answer takes, so that others can ask meanwhile.
         tokio::time::sleep(Duration::from_millis(1)).await;
+        if self.lock().unreadable {
+            let url = address.to_string();
+            return Err(ApiError::Unexpected { url, reason: "a test".to_owned() });
+        }
         let shards: Vec<Shard> = Vec::new();
         Ok(self.lock().collections.contains(name).then(|| Collection::new(epoch, shards, None, 0)))
     }
@@ -294,6 +300,29 @@ async fn an_older_view_never_replaces_a_newer_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cluster_restored_from_a_backup_starts_a_new_view() {
+    let cluster = FakeCluster::of(3);
+    cluster.commit(500);
+    cluster.lock().collections.insert("books".to_owned());
+    let topology = follow(&cluster, "1-2-3").await;
+    topology.knowing("books").await;
+    cluster.lock().collections.clear();
+    cluster.commit(300);
+    // The third may have what the others lack.
+    cluster.node(3, |node| node.hangs = true);
+    a_while().await;
+    a_while().await;
+    a_while().await;
+    assert!(is_found(&topology.snapshot(), "books"));
+    cluster.node(3, |node| node.hangs = false);
+    a_while().await;
+    a_while().await;
+    let snapshot = topology.knowing("books").await;
+    assert_eq!(snapshot.epoch(), Some(Epoch { term: 1, commit: 300 }));
+    assert!(!is_found(&snapshot, "books"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cluster_built_anew_starts_a_new_view() {
     let cluster = FakeCluster::of(2);
     cluster.commit(500);
@@ -353,6 +382,25 @@ async fn a_placement_that_cannot_be_read_holds_up_no_second_request() {
     let before = cluster.lock().cluster_asked;
     a_while().await;
     assert!(cluster.lock().cluster_asked - before < 20, "no busy loop");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collection_that_cannot_be_read_is_let_be_for_a_while_under_any_name() {
+    let cluster = FakeCluster::of(1);
+    cluster.lock().collections.insert("books-v2".to_owned());
+    cluster.lock().aliases.insert("books".to_owned(), "books-v2".to_owned());
+    let topology = follow(&cluster, "1").await;
+    topology.knowing("books").await;
+    cluster.lock().unreadable = true;
+    cluster.commit(20);
+    a_while().await;
+    let before = cluster.lock().placements_asked;
+    for _ in 0..1000 {
+        topology.knowing("books").await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let asked = cluster.lock().placements_asked - before;
+    assert!(asked <= 2, "{asked} times within a second");
 }
 
 #[tokio::test(start_paused = true)]
