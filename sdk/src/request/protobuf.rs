@@ -12,8 +12,10 @@ pub(super) enum Value<'a> {
     Varint(u64),
     /// Bytes, text, a sub-message or packed numbers.
     Bytes(&'a [u8]),
-    /// Four or eight bytes of fixed width, which no field that matters has.
-    Fixed,
+    /// Eight bytes of fixed width, little-endian.
+    Fixed64([u8; 8]),
+    /// Four bytes of fixed width, which no field that matters has.
+    Fixed32,
 }
 
 /// The fields of a message, in their order on the wire. The first malformed one ends the walk.
@@ -27,7 +29,7 @@ impl<'a> Value<'a> {
     pub(super) fn bytes(self) -> Result<&'a [u8], NotUnderstood> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            Self::Varint(_) | Self::Fixed => Err(NotUnderstood),
+            Self::Varint(_) | Self::Fixed64(_) | Self::Fixed32 => Err(NotUnderstood),
         }
     }
 
@@ -45,7 +47,7 @@ impl<'a> Value<'a> {
     pub(super) fn varint(self) -> Result<u64, NotUnderstood> {
         match self {
             Self::Varint(number) => Ok(number),
-            Self::Bytes(_) | Self::Fixed => Err(NotUnderstood),
+            Self::Bytes(_) | Self::Fixed64(_) | Self::Fixed32 => Err(NotUnderstood),
         }
     }
 }
@@ -84,12 +86,16 @@ impl<'a> Fields<'a> {
         let number = u32::try_from(key >> 3).ok().filter(|&number| number != 0)?;
         let value = match key & 7 {
             0 => Value::Varint(self.varint()?),
-            1 => self.take(8).map(|_| Value::Fixed)?,
+            1 => {
+                let (eight, rest) = self.0.split_first_chunk()?;
+                self.0 = rest;
+                Value::Fixed64(*eight)
+            }
             2 => {
                 let length = usize::try_from(self.varint()?).ok()?;
                 Value::Bytes(self.take(length)?)
             }
-            5 => self.take(4).map(|_| Value::Fixed)?,
+            5 => self.take(4).map(|_| Value::Fixed32)?,
             _ => return None,
         };
         Some((number, value))
@@ -154,8 +160,12 @@ mod tests {
     fn fields_of_every_kind() {
         let message =
             [0x08, 0x96, 0x01, 0x12, 0x02, b'h', b'i', 0x1d, 1, 2, 3, 4, 0x21, 1, 2, 3, 4, 5, 6, 7, 8];
-        let expected =
-            [(1, Value::Varint(150)), (2, Value::Bytes(b"hi")), (3, Value::Fixed), (4, Value::Fixed)];
+        let expected = [
+            (1, Value::Varint(150)),
+            (2, Value::Bytes(b"hi")),
+            (3, Value::Fixed32),
+            (4, Value::Fixed64([1, 2, 3, 4, 5, 6, 7, 8])),
+        ];
         assert_eq!(walk(&message), Ok(expected.to_vec()));
         let max = [0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
         assert_eq!(walk(&max), Ok(vec![(1, Value::Varint(u64::MAX))]));

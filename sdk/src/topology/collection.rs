@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use smallvec::SmallVec;
 
 use super::{Epoch, HashRing, Hashing, PeerId, PointId, Readers, Replica, ReplicaState, ShardId};
@@ -81,8 +81,8 @@ pub struct Collection {
     pub resharding: Option<Resharding>,
     /// Shard transfers in progress.
     pub transfers: usize,
-    /// The points that strict mode allows in one write (`upsert_max_batchsize`), where it limits them;
-    /// none where that could not be found out.
+    /// The points that strict mode allows in one write that is dealt out (`upsert_max_batchsize`), where it limits them;
+    /// none where that could not be found out, or where it has limits that each node judges by what it holds itself.
     pub max_points_per_write: Option<usize>,
     /// Whether strict mode checks requests, as far as is known.
     pub is_strict: bool,
@@ -268,6 +268,12 @@ struct CollectionConfig {
 struct StrictMode {
     enabled: Option<bool>,
     upsert_max_batchsize: Option<usize>,
+    // Each node judges by what it holds itself, and refuses at its door what another may take.
+    max_points_count: Option<IgnoredAny>,
+    max_collection_vector_size_bytes: Option<IgnoredAny>,
+    max_collection_payload_size_bytes: Option<IgnoredAny>,
+    max_resident_memory_percent: Option<IgnoredAny>,
+    max_disk_usage_percent: Option<IgnoredAny>,
 }
 
 // === impl CollectionInfo ===
@@ -283,7 +289,23 @@ impl CollectionInfo {
     }
 
     pub(super) fn max_points_per_write(&self) -> Option<usize> {
-        self.strict_mode()?.upsert_max_batchsize
+        let strict_mode = self.strict_mode()?;
+        if strict_mode.is_judged_by_each_node() { Some(0) } else { strict_mode.upsert_max_batchsize }
+    }
+}
+
+// === impl StrictMode ===
+
+impl StrictMode {
+    fn is_judged_by_each_node(&self) -> bool {
+        let limits = [
+            &self.max_points_count,
+            &self.max_collection_vector_size_bytes,
+            &self.max_collection_payload_size_bytes,
+            &self.max_resident_memory_percent,
+            &self.max_disk_usage_percent,
+        ];
+        limits.into_iter().any(Option::is_some)
     }
 }
 

@@ -205,6 +205,41 @@ async fn a_limit_of_strict_mode_is_not_evaded() {
     assert!(!bed.cluster.is_real() || direct.is_err(), "a real server has the limit");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_that_each_node_judges_for_itself_leave_writes_whole() {
+    let bed = Bed::new().await;
+    let upsert = async |name: &str| {
+        let upsert = UpsertPointsBuilder::new(name, points(60)).wait(true);
+        bed.official().upsert_points(upsert).await.expect("an upsert");
+    };
+    let rpcs = async |strict: Value| {
+        let name = format!("strict{}", strict.to_string().len());
+        bed.collection(&name, json!({ "shard_number": 6, "strict_mode_config": strict })).await;
+        bed.rpcs_per_round(2, async || upsert(&name).await).await
+    };
+    assert_eq!(rpcs(json!({ "enabled": true })).await, 0.0);
+    assert_eq!(rpcs(json!({ "enabled": false, "max_points_count": 1_000_000 })).await, 0.0);
+    assert_eq!(rpcs(json!({ "enabled": true, "max_points_count": 1_000_000 })).await, 4.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_of_an_upsert_with_a_payload_that_qdrant_refuses() {
+    let bed = Bed::new().await;
+    bed.collection("books", json!({ "shard_number": 6 })).await;
+    let mut points = points(60);
+    points[7].payload.insert("price".to_owned(), f64::NAN.into());
+    let upsert = UpsertPointsBuilder::new("books", points.clone()).wait(true);
+    for client in [bed.official(), official_at(bed.cluster.node(0).grpc_addr())] {
+        let refused = client.upsert_points(upsert.clone()).await.map(drop).map_err(|error| error.to_string());
+        assert!(
+            refused.as_ref().is_err_and(|error| error.contains("cannot convert to json number")),
+            "{refused:?}"
+        );
+    }
+    let count = bed.sdk().count(CountPointsBuilder::new("books").exact(true)).await.expect("a count");
+    assert_eq!(count.result.expect("a count").count, 0);
+}
+
 /// Counts the attempts of a request.
 #[derive(Debug, Default)]
 struct Attempts(AtomicUsize);

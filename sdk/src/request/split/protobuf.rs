@@ -9,6 +9,12 @@ use super::super::{
 };
 use crate::{dice::mix, topology::PointId};
 
+/// The payload of a `PointStruct`. A `PointVectors` has no such field.
+const PAYLOAD: u32 = 3;
+
+/// Values within values of a payload. Qdrant's decoder refuses more than about thirty.
+const MAX_LEVELS: usize = 16;
+
 /// Where the points lie in a message.
 #[derive(Clone, Debug)]
 pub(super) struct Cut {
@@ -40,7 +46,8 @@ pub(super) fn cut(message: &[u8], location: Location) -> Result<(Vec<PointId>, C
                     match field? {
                         (1, value) => id = Some(value),
                         (number, value) if number == vectors => of_this = Some(value),
-                        _ => {}
+                        (PAYLOAD, entry) => check_entry(entry, MAX_LEVELS)?,
+                        _ => return Err(NotUnderstood),
                     }
                 }
                 ids.push(point_id(id.ok_or(NotUnderstood)?)?);
@@ -110,6 +117,46 @@ fn dense_bytes(vector: Value<'_>) -> Result<u64, NotUnderstood> {
         };
     }
     Ok(bytes)
+}
+
+/// Looks through an entry of `map<string, Value>`. A payload that Qdrant refuses in one point must not be taken in the others.
+fn check_entry(entry: Value<'_>, levels: usize) -> Result<(), NotUnderstood> {
+    for field in entry.message()? {
+        match field? {
+            (1, key) => drop(key.text()?),
+            (2, value) => check_value(value, levels)?,
+            _ => return Err(NotUnderstood),
+        }
+    }
+    Ok(())
+}
+
+/// `Value { null = 1 | double = 2 | integer = 3 | string = 4 | bool = 5 | struct = 6: Struct { map<string, Value> fields = 1 } |
+/// list = 7: ListValue { repeated Value values = 1 } }`. A double that JSON has no number for is refused.
+fn check_value(value: Value<'_>, levels: usize) -> Result<(), NotUnderstood> {
+    let inside = levels.checked_sub(1).ok_or(NotUnderstood)?;
+    for field in value.message()? {
+        match field? {
+            (1 | 3 | 5, Value::Varint(_)) => {}
+            (2, Value::Fixed64(double)) if f64::from_le_bytes(double).is_finite() => {}
+            (4, text) => drop(text.text()?),
+            (6, fields) => each(fields, |entry| check_entry(entry, inside))?,
+            (7, list) => each(list, |value| check_value(value, inside))?,
+            _ => return Err(NotUnderstood),
+        }
+    }
+    Ok(())
+}
+
+/// Has `check` look at each element of a message that has nothing but those, as field 1.
+fn each(
+    message: Value<'_>,
+    check: impl Fn(Value<'_>) -> Result<(), NotUnderstood>,
+) -> Result<(), NotUnderstood> {
+    message.message()?.try_for_each(|field| match field? {
+        (1, element) => check(element),
+        _ => Err(NotUnderstood),
+    })
 }
 
 /// Appends the message with only those points that `keeps` names.

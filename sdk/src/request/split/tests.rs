@@ -1,4 +1,5 @@
 use http::Method;
+use prost::Message as _;
 use qdrant_client::qdrant as q;
 use serde_json::{Value, json};
 
@@ -155,6 +156,59 @@ fn points_that_are_not_alike_go_whole() {
     assert!(Pieces::of(&grpc("Upsert"), &framed(&swapped)).is_err());
     let same = q::UpsertPoints { points: vec![named(["a", "b"]), named(["a", "b"])], ..Default::default() };
     assert!(Pieces::of(&grpc("Upsert"), &framed(&same)).is_ok());
+}
+
+#[test]
+fn payloads_that_qdrant_may_refuse_go_whole() {
+    use q::value::Kind;
+    let value = |kind| q::Value { kind: Some(kind) };
+    let nested = |levels: usize| {
+        (1..levels).fold(value(Kind::IntegerValue(-1)), |inside, level| {
+            value(match level % 2 {
+                0 => Kind::StructValue(q::Struct { fields: [("a".to_owned(), inside)].into() }),
+                _ => Kind::ListValue(q::ListValue { values: vec![inside] }),
+            })
+        })
+    };
+    let is_cut = |odd_one: q::Value| {
+        let points = [value(Kind::BoolValue(true)), odd_one].map(|value| {
+            let payload = std::collections::HashMap::from([("a".to_owned(), value)]);
+            q::PointStruct { payload, ..q::PointStruct::new(1, vec![1.0], qdrant_client::Payload::new()) }
+        });
+        Pieces::of(&grpc("Upsert"), &framed(&q::UpsertPoints { points: points.into(), ..Default::default() }))
+            .is_ok()
+    };
+    for taken in [
+        q::Value { kind: None },
+        value(Kind::NullValue(0)),
+        value(Kind::DoubleValue(-0.5)),
+        value(Kind::StringValue("é".to_owned())),
+        nested(16),
+    ] {
+        assert!(is_cut(taken.clone()), "{taken:?}");
+    }
+    for refused in [
+        value(Kind::DoubleValue(f64::NAN)),
+        value(Kind::DoubleValue(f64::NEG_INFINITY)),
+        value(Kind::ListValue(q::ListValue { values: vec![value(Kind::DoubleValue(f64::INFINITY))] })),
+        nested(17),
+    ] {
+        assert!(!is_cut(refused.clone()), "{refused:?}");
+    }
+    // Text that is none.
+    let points = q::UpsertPoints {
+        points: [1, 2]
+            .map(|id| {
+                q::PointStruct::new(id, vec![1.0], [("a", qdrant_client::qdrant::Value::from("bytes"))])
+            })
+            .into(),
+        ..Default::default()
+    };
+    let message = points.encode_to_vec();
+    assert!(Pieces::of(&grpc("Upsert"), &grpc::frame(&message)).is_ok());
+    let at = message.windows(5).position(|bytes| bytes == b"bytes").expect("the text");
+    let broken = [&message[..at], b"\xff", &message[at + 1..]].concat();
+    assert!(Pieces::of(&grpc("Upsert"), &grpc::frame(&broken)).is_err());
 }
 
 fn framed(message: &impl prost::Message) -> Bytes {

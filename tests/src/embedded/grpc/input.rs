@@ -6,9 +6,10 @@ use qdrant_client::qdrant as pb;
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::points_selector::PointsSelectorOneOf;
 use qdrant_client::qdrant::points_update_operation::Operation;
+use qdrant_client::qdrant::value::Kind as ValueKind;
 use qdrant_client::qdrant::vector::Vector as VectorKind;
 use qdrant_client::qdrant::vectors::VectorsOptions;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 use uuid::Uuid;
 
 use super::super::affinity::Affinity;
@@ -43,8 +44,19 @@ pub(super) fn ids(ids: Vec<pb::PointId>) -> OpResult<Vec<PointId>> {
     ids.into_iter().map(point_id).collect()
 }
 
-pub(super) fn payload(payload: HashMap<String, pb::Value>) -> Map<String, Value> {
-    payload.into_iter().map(|(key, value)| (key, value.into())).collect()
+pub(super) fn payload(payload: HashMap<String, pb::Value>) -> OpResult<Map<String, Value>> {
+    payload.into_iter().map(|(key, value)| Ok((key, json(value)?))).collect()
+}
+
+fn json(value: pb::Value) -> OpResult<Value> {
+    Ok(match value.kind {
+        Some(ValueKind::DoubleValue(number)) => Number::from_f64(number)
+            .ok_or_else(|| OpError::new(Kind::Invalid, "cannot convert to json number"))?
+            .into(),
+        Some(ValueKind::StructValue(object)) => payload(object.fields)?.into(),
+        Some(ValueKind::ListValue(list)) => list.values.into_iter().map(json).collect::<OpResult<_>>()?,
+        kind => pb::Value { kind }.into(),
+    })
 }
 
 #[allow(deprecated)] // Old clients, and the official one, still fill the fields that came first.
@@ -75,7 +87,7 @@ fn vectors(vectors: Option<pb::Vectors>) -> OpResult<Vectors> {
 fn point(point: pb::PointStruct) -> OpResult<Point> {
     Ok(Point {
         id: required_id(point.id)?,
-        payload: payload(point.payload),
+        payload: payload(point.payload)?,
         vectors: vectors(point.vectors)?,
     })
 }
@@ -305,7 +317,7 @@ pub(super) fn operation(operation: pb::PointsUpdateOperation) -> OpResult<Write>
         }
         Operation::SetPayload(set) => (
             Update::SetPayload {
-                payload: payload(set.payload),
+                payload: payload(set.payload)?,
                 selector: selector(set.points_selector)?,
                 key: set.key,
             },
@@ -313,7 +325,7 @@ pub(super) fn operation(operation: pb::PointsUpdateOperation) -> OpResult<Write>
         ),
         Operation::OverwritePayload(set) => (
             Update::OverwritePayload {
-                payload: payload(set.payload),
+                payload: payload(set.payload)?,
                 selector: selector(set.points_selector)?,
             },
             set.shard_key_selector,

@@ -135,10 +135,8 @@ impl Points for Front {
         let request = request.into_inner();
         let params = input::write_params(request.wait, request.ordering, request.timeout);
         let (payload, key) = (input::payload(request.payload), request.key);
-        let update = input::selector(request.points_selector).map(|selector| Update::SetPayload {
-            payload,
-            selector,
-            key,
+        let update = payload.and_then(|payload| {
+            Ok(Update::SetPayload { payload, selector: input::selector(request.points_selector)?, key })
         });
         self.write(&request.collection_name, update, request.shard_key_selector, params).await
     }
@@ -149,9 +147,9 @@ impl Points for Front {
     ) -> Answer<pb::PointsOperationResponse> {
         let request = request.into_inner();
         let params = input::write_params(request.wait, request.ordering, request.timeout);
-        let payload = input::payload(request.payload);
-        let update = input::selector(request.points_selector)
-            .map(|selector| Update::OverwritePayload { payload, selector });
+        let update = input::payload(request.payload).and_then(|payload| {
+            Ok(Update::OverwritePayload { payload, selector: input::selector(request.points_selector)? })
+        });
         self.write(&request.collection_name, update, request.shard_key_selector, params).await
     }
 
