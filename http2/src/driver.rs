@@ -27,6 +27,11 @@ const READS: usize = 4;
 /// How long the end of a connection may take.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 
+/// How long the other side may take, after an orderly end, to read what it was sent and to end its own half: in all, and
+/// without a sign of it.
+pub(crate) const LINGER: Duration = Duration::from_secs(30);
+pub(crate) const LINGER_IN_SILENCE: Duration = Duration::from_secs(5);
+
 /// A connection, shared by those who have to do with its streams and the one task that reads and writes.
 #[derive(Debug)]
 pub(crate) struct Shared(Mutex<Streams>);
@@ -52,12 +57,16 @@ pub(crate) struct Driver<S> {
     written: u64,
     /// Whether the stream keeps nothing of that back, as TLS may.
     is_flushed: bool,
+    /// Whether the stream takes nothing more before the other side has taken something.
+    is_blocked: bool,
     patience: Patience,
     /// When to ask whether the other side is there, or no longer to wait for its answer.
     clock: Pin<Box<Sleep>>,
     is_asked: bool,
     /// Whether anything has come since that was last looked at.
     is_heard: bool,
+    /// How long the other side may take to end its half.
+    linger: Duration,
 }
 
 // === impl Shared ===
@@ -89,24 +98,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             outbox: Outbox::default(),
             written: 0,
             is_flushed: true,
+            is_blocked: false,
             patience,
             clock: Box::pin(tokio::time::sleep(patience.ping_interval)),
             is_asked: false,
             is_heard: false,
+            linger: SHUTDOWN,
         }
     }
 
     /// Ready with the reason when the connection is over.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<String> {
         self.shared.streams().set_driver(cx.waker());
-        if self.poll_silence(cx).is_ready() {
-            return Poll::Ready(format!("the {} is silent", self.shared.streams().other()));
-        }
         // What is there to be written goes first, as somebody waits for it.
         let written = self.write(cx);
         let may_read = written.is_err() || self.shared.streams().may_read();
         if may_read && let Poll::Ready(reason) = self.poll_read(cx) {
             return Poll::Ready(reason);
+        }
+        // Only now, as what has come may have waited for this thread.
+        if self.poll_silence(cx).is_ready() {
+            self.linger = Duration::ZERO;
+            return Poll::Ready(format!("the {} is silent", self.shared.streams().other()));
         }
         if let Err(error) = written.and_then(|()| self.write(cx)) {
             // Whatever has come tells more.
@@ -116,16 +129,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if !may_read && self.shared.streams().may_read() {
             cx.waker().wake_by_ref();
         }
-        match self.outbox.len() == 0 && self.is_flushed && self.shared.streams().is_done() {
-            true => Poll::Ready("the connection has ended".to_owned()),
-            false => Poll::Pending,
+        if self.outbox.len() > 0 || !self.is_flushed || !self.shared.streams().is_done() {
+            return Poll::Pending;
         }
+        self.linger = LINGER;
+        Poll::Ready("the connection has ended".to_owned())
     }
 
     /// Ends the connection, which is over because of `reason`.
     pub(crate) async fn close(mut self, reason: &str) {
         self.fail(reason);
         let _ = tokio::time::timeout(SHUTDOWN, self.stream.shutdown()).await;
+        let _ = tokio::time::timeout(self.linger, self.discard()).await;
+    }
+
+    /// Reads until the other side has ended its half, too. A system that closes a socket to which more comes resets the
+    /// connection, and takes back what it was to send: the end of the last answer.
+    async fn discard(&mut self) {
+        self.outbox = Outbox::default();
+        loop {
+            self.read.clear();
+            self.read.reserve(READ_BYTES);
+            match tokio::time::timeout(LINGER_IN_SILENCE, self.stream.read_buf(&mut self.read)).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0) | Err(_)) | Err(_) => return,
+            }
+        }
     }
 
     /// Ready when the other side does not answer that it is there.
@@ -207,7 +236,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.is_flushed = false;
             let before = self.outbox.len();
             let outcome = self.outbox.poll_write(&mut self.stream, cx);
-            self.written += (before - self.outbox.len()) as u64;
+            let written = before - self.outbox.len();
+            self.written += written as u64;
+            // Who takes what is sent is there.
+            self.is_heard |= self.is_blocked && written > 0;
+            self.is_blocked = outcome.is_pending();
             match outcome {
                 Poll::Ready(outcome) => outcome?,
                 Poll::Pending => return Ok(()),

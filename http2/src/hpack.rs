@@ -194,7 +194,9 @@ impl Decoder {
                     let at = integer(&mut block, if is_kept { 6 } else { 4 })?;
                     let name = if at == 0 { self.name(&mut block)? } else { self.indexed_name(at)? };
                     let text = string(&mut block, &mut self.text)?;
-                    let value = HeaderValue::from_bytes(text).map_err(|_| Garbled)?;
+                    let mut value = HeaderValue::from_bytes(text).map_err(|_| Garbled)?;
+                    // Never to be kept in a table: on no other connection either (RFC 7541, 6.2.3).
+                    value.set_sensitive(first & 0xf0 == 0x10);
                     if is_kept {
                         self.insert(name.clone(), value.clone());
                     }
@@ -578,6 +580,17 @@ mod tests {
             }
             assert_eq!(decoded(&mut decoder, &block), Ok(fields), "round {round}");
         }
+    }
+
+    #[test]
+    fn what_must_not_be_kept_in_a_table_is_marked() {
+        let mut block = Vec::new();
+        let mut encoder = Encoder::new();
+        encoder.field(&mut block, "api-key", b"secret", true);
+        encoder.field(&mut block, "api-key", b"known", false);
+        let mut marked = Vec::new();
+        let taken = Decoder::new().decode(&block, |_, value| marked.push(value.is_sensitive()));
+        assert_eq!((taken, marked), (Ok(()), vec![true, false]));
     }
 
     #[test]

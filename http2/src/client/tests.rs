@@ -89,7 +89,7 @@ async fn echo(stream: DuplexStream, builder: h2::server::Builder) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn requests_of_all_sizes_come_back() {
     for (room, window) in [(1 << 20, 1 << 20), (1000, 65_535), (64, 100)] {
         let (connection, driver, theirs) = dialled(room);
@@ -122,7 +122,7 @@ async fn requests_of_all_sizes_come_back() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_body_that_comes_piece_by_piece_arrives() {
     let (connection, _driver, theirs) = dialled(1 << 10);
     tokio::spawn(echo(theirs, h2::server::Builder::new()));
@@ -167,7 +167,7 @@ async fn is_read(connection: &Connection, body: &Bytes) {
 }
 
 /// Answers that nobody takes keep their part of the connection's window, and no more.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn answers_that_nobody_takes_do_not_stop_others() {
     let (connection, _driver, theirs) = dialled(1 << 16);
     tokio::spawn(echo(theirs, generous()));
@@ -182,7 +182,7 @@ async fn answers_that_nobody_takes_do_not_stop_others() {
 }
 
 /// Answers that are given up give their part of the window back.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn answers_that_are_given_up_do_not_stop_others() {
     let (connection, _driver, theirs) = dialled(1 << 16);
     tokio::spawn(echo(theirs, generous()));
@@ -247,7 +247,7 @@ async fn what_a_stream_keeps_back_is_flushed() {
 }
 
 /// What drives a connection may be gone without a word, with the runtime that it was on.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_connection_whose_driver_is_gone_is_over() {
     let (connection, driver, _server) = greeted().await;
     let mut stream = request(&connection, b"one");
@@ -257,7 +257,7 @@ async fn a_connection_whose_driver_is_gone_is_over() {
 }
 
 /// Older servers take a GOAWAY for the end of all streams.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_is_given_up_lets_its_streams_end() {
     let (connection, driver, mut server) = greeted().await;
     let mut stream = request(&connection, b"one");
@@ -271,7 +271,7 @@ async fn a_connection_that_is_given_up_lets_its_streams_end() {
 }
 
 /// Those who wait are let in one by one, in their order, though some give up.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn those_who_wait_for_room_come_in_their_order() {
     let (connection, _driver, mut server) = greeted().await;
     server.write_all(&settings(&[(setting::MAX_CONCURRENT_STREAMS, 1)])).await.expect("a pipe");
@@ -297,7 +297,7 @@ async fn those_who_wait_for_room_come_in_their_order() {
     assert_eq!(*order.lock().expect("no panic"), [1, 2, 3]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_more_streams_are_opened_than_the_server_allows() {
     let (connection, _driver, theirs) = dialled(1 << 16);
     let mut builder = h2::server::Builder::new();
@@ -330,7 +330,7 @@ async fn greeted() -> (Arc<Connection>, JoinHandle<String>, DuplexStream) {
     (connection, driver, server)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_a_node_has_not_looked_at_is_told_from_what_it_may_have() {
     let refused = [reset(3, Reason::REFUSED_STREAM), reset(1, Reason::CANCEL)].concat();
     let gone = [goaway(1, Reason::NO_ERROR), frame(kind::HEADERS, 4, 1, OK)].concat();
@@ -358,7 +358,7 @@ async fn what_a_node_has_not_looked_at_is_told_from_what_it_may_have() {
 }
 
 /// Nobody has seen a request that waited behind what the node did not take.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_never_left_is_not_processed() {
     let (connection, driver, server) = dialled(64);
     let mut streams = [request(&connection, &[0; 100]), request(&connection, b"two")];
@@ -370,7 +370,7 @@ async fn what_never_left_is_not_processed() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_is_there_is_read_though_the_connection_is_gone() {
     let (connection, driver, mut server) = greeted().await;
     let mut stream = request(&connection, b"one");
@@ -395,7 +395,7 @@ async fn an_answer_that_is_there_is_read_though_the_connection_is_gone() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_breaks_off_is_no_answer() {
     for says in [reset(1, Reason::NO_ERROR), Vec::new()] {
         let (connection, _driver, mut server) = greeted().await;
@@ -408,7 +408,7 @@ async fn an_answer_that_breaks_off_is_no_answer() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_no_server_may_do_ends_the_connection_and_what_spoils_an_answer_ends_that() {
     let headers = |flags, block: &[u8]| frame(kind::HEADERS, flag::END_HEADERS | flags, 1, block);
     let long = [&[0x88, 0x40, 1, b'a', 0x7f, 0x81, 0x7c][..], &[b'x'; 16_000]].concat();
@@ -481,7 +481,7 @@ async fn what_no_server_may_do_ends_the_connection_and_what_spoils_an_answer_end
 }
 
 /// A first frame of another protocol is told as such.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_server_of_another_protocol_is_not_understood() {
     let (connection, driver, mut server) = dialled(1 << 10);
     let mut stream = request(&connection, b"one");
@@ -491,7 +491,7 @@ async fn a_server_of_another_protocol_is_not_understood() {
     assert!(driver.await.expect("no panic").ends_with("it does not speak HTTP/2"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn pings_are_answered() {
     let (_connection, _driver, mut server) = greeted().await;
     server.write_all(&frame(kind::PING, 0, 0, b"12345678")).await.expect("a pipe");
@@ -522,7 +522,7 @@ async fn a_silent_connection_is_given_up_and_one_that_answers_is_not() {
 }
 
 /// What is dropped is reset, and what comes of it late disturbs nobody.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_dropped_is_reset() {
     let (connection, _driver, mut server) = greeted().await;
     let dropped = request(&connection, b"one");
@@ -553,7 +553,7 @@ async fn what_is_dropped_is_reset() {
 }
 
 /// Whatever a server sends, and in whatever pieces: nothing panics, and every request ends with the connection.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nonsense_ends_and_never_panics() {
     let mut dice = fastrand::Rng::with_seed(11);
     let mut throw = |sides: u64| dice.u64(..sides);
@@ -596,7 +596,7 @@ async fn nonsense_ends_and_never_panics() {
 }
 
 /// Whoever waits for a connection that is given up is not kept waiting.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn waiting_for_room_ends_with_the_connection() {
     let (connection, _driver, mut server) = greeted().await;
     server.write_all(&settings(&[(setting::MAX_CONCURRENT_STREAMS, 0)])).await.expect("a pipe");

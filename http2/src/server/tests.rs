@@ -3,6 +3,7 @@ use std::{
     convert::Infallible,
     io,
     sync::{Mutex, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use bytes::{BufMut, BytesMut};
@@ -10,7 +11,7 @@ use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::{
-    io::{AsyncWriteExt, DuplexStream},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::{Notify, mpsc},
     task::JoinHandle,
     time::Instant,
@@ -18,6 +19,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    driver::{LINGER, LINGER_IN_SILENCE},
     frame::{Head, PREFACE, Reason, flag, kind, setting},
     testing::{frame, goaway, heard, in_time, reset, settings},
 };
@@ -148,7 +150,7 @@ fn echoing(room: usize) -> (DuplexStream, JoinHandle<String>) {
     (client, driver)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn requests_of_all_sizes_come_back() {
     for (room, window) in [(1 << 20, 1 << 20), (1000, 65_535), (64, 100)] {
         let (stream, _driver) = echoing(room);
@@ -200,7 +202,7 @@ async fn requests_of_all_sizes_come_back() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_is_noticed_by_those_who_answer() {
     let mut served = greeted().await;
     served.say(&[post(1, false), post(3, true)].concat()).await;
@@ -216,7 +218,7 @@ async fn a_client_that_leaves_is_noticed_by_those_who_answer() {
 
 // === against a client that says what the test wants ===
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_short_request_is_there_as_a_whole_and_its_answer_goes_out_as_one() {
     let mut served = greeted().await;
     served.say(&[post(1, false), frame(kind::DATA, flag::END_STREAM, 1, b"asked")].concat()).await;
@@ -234,7 +236,7 @@ async fn a_short_request_is_there_as_a_whole_and_its_answer_goes_out_as_one() {
     assert_eq!(served.hear().await.0.kind, kind::PING);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_body_comes_with_its_trailers_and_its_length() {
     let mut served = greeted().await;
     // content-length: 9
@@ -257,7 +259,7 @@ async fn a_body_comes_with_its_trailers_and_its_length() {
 }
 
 /// A request that is given up is not answered, and what answers it is dropped.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_gives_up_is_not_answered() {
     let mut served = greeted().await;
     served.say(&post(1, true)).await;
@@ -278,7 +280,7 @@ async fn who_gives_up_is_not_answered() {
 }
 
 /// Who breaks off tells the client so, and never ends an answer as if it were whole.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_breaks_off_is_reset() {
     let breaks = stream::iter([Err::<Frame<Bytes>, _>("it is gone")]);
     let mut served = greeted().await;
@@ -296,7 +298,7 @@ async fn an_answer_that_breaks_off_is_reset() {
 }
 
 /// The rest of a request that is answered is not wanted, and does not keep others from sending theirs.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_early_answer_ends_the_request() {
     let mut served = greeted().await;
     for at in 0..10 {
@@ -323,7 +325,7 @@ async fn an_early_answer_ends_the_request() {
     assert!(served.is_alive().await);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_nobody_reads_waits_for_its_window() {
     let mut served = greeted().await;
     let long = || Response::new(Full::from(vec![7; 100_000]));
@@ -383,8 +385,44 @@ async fn who_does_not_read_is_not_read() {
     assert!(answered < 400, "{answered} answers of 2 KB that nobody read");
 }
 
+/// Who takes what it is sent, however slowly, is there.
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_is_not_silent() {
+    let mut served = serving(1 << 10);
+    let wide = settings(&[(setting::INITIAL_WINDOW_SIZE, 1 << 30)]);
+    let widen = frame(kind::WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes());
+    served.say(&[&PREFACE[..], &wide, &widen, &post(1, true)].concat()).await;
+    let (_, exchange) = served.request().await;
+    let body = Full::from(vec![7; 600 << 10]);
+    tokio::spawn(exchange.answer(async || Response::new(body)));
+    let began = Instant::now();
+    let mut got = 0;
+    while got < 600 << 10 {
+        tokio::time::sleep(PATIENCE.ping_interval / 8).await;
+        let mut some = vec![0; 8 << 10];
+        let read = served.client.read(&mut some).await.expect("a pipe");
+        assert!(read > 0, "it is given up after {:?}", began.elapsed());
+        got += read;
+    }
+    assert!(began.elapsed() > 4 * (PATIENCE.ping_interval + PATIENCE.ping_timeout));
+}
+
+/// Of errors now and then, with answers between them, there is no end.
+#[tokio::test(start_paused = true)]
+async fn who_makes_an_error_now_and_then_is_served_on() {
+    let mut served = greeted().await;
+    for at in 0..3_000 {
+        let without_a_path = frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 4 * at + 1, &[0x83]);
+        served.say(&[without_a_path, post(4 * at + 3, true)].concat()).await;
+        let (_, exchange) = served.request().await;
+        exchange.answer(async || response("")).await;
+        while served.hear().await.0.kind != kind::HEADERS {}
+    }
+    assert!(served.is_alive().await);
+}
+
 /// What was given up before anybody had time for it is not begun.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_given_up_in_time_is_not_begun() {
     let mut served = greeted().await;
     served.say(&post(1, true)).await;
@@ -396,7 +434,7 @@ async fn what_is_given_up_in_time_is_not_begun() {
 }
 
 /// An end that is told by an empty piece is one.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_empty_last_piece_ends_an_answer() {
     struct Two(usize);
     impl Body for Two {
@@ -427,7 +465,7 @@ async fn an_empty_last_piece_ends_an_answer() {
 }
 
 /// A body that nobody has waited for in vain.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_reads_a_body_hears_of_its_end() {
     let mut served = greeted().await;
     served.say(&post(1, false)).await;
@@ -438,7 +476,7 @@ async fn who_reads_a_body_hears_of_its_end() {
     in_time(reading).await.expect("no panic").expect_err("half a body");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn many_short_pieces_are_one_body() {
     let mut served = greeted().await;
     let pieces: Vec<u8> = (0..2_000_u32).flat_map(|at| frame(kind::DATA, 0, 1, &at.to_be_bytes())).collect();
@@ -449,7 +487,7 @@ async fn many_short_pieces_are_one_body() {
     assert!(data == (0..2_000_u32).flat_map(u32::to_be_bytes).collect::<Vec<_>>());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn more_streams_than_may_be_are_refused_and_others_are_not() {
     let mut served = greeted().await;
     let all: Vec<u8> = (0..257).flat_map(|at| post(2 * at + 1, true)).collect();
@@ -467,7 +505,7 @@ async fn more_streams_than_may_be_are_refused_and_others_are_not() {
     assert_eq!(served.hear().await.0.stream, 515);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_no_client_may_do_ends_the_connection() {
     let headers = |flags, block: &[u8]| frame(kind::HEADERS, flag::END_HEADERS | flags, 1, block);
     let good: &[u8] = &[0x83, 0x86, 0x84];
@@ -550,7 +588,7 @@ fn field(name: &str, value: &str) -> Vec<u8> {
     field
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn requests_that_make_no_sense_are_reset_and_others_are_served() {
     let good: &[u8] = &[0x83, 0x86, 0x84];
     let mut served = greeted().await;
@@ -625,7 +663,7 @@ async fn requests_that_make_no_sense_are_reset_and_others_are_served() {
     assert!(served.is_alive().await);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn headers_that_are_too_long_are_answered_so() {
     let mut served = greeted().await;
     let long = [&[0x83, 0x86, 0x84, 0x40, 1, b'a', 0x7f, 0x81, 0x77][..], &[b'x'; 15_360]].concat();
@@ -640,7 +678,7 @@ async fn headers_that_are_too_long_are_answered_so() {
 }
 
 /// What has been told is kept, and what comes before the client knows is served.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_end_is_agreed_upon() {
     let mut served = greeted().await;
     served.say(&post(1, true)).await;
@@ -666,7 +704,7 @@ async fn the_end_is_agreed_upon() {
     assert_eq!(in_time(served.driver).await.expect("no panic"), "the connection has ended");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_says_goodbye_has_its_answers_first() {
     let mut served = greeted().await;
     served.say(&[post(1, true), goaway(0, Reason::NO_ERROR)].concat()).await;
@@ -676,7 +714,37 @@ async fn a_client_that_says_goodbye_has_its_answers_first() {
     assert_eq!(in_time(served.driver).await.expect("no panic"), "the connection has ended");
 }
 
-#[tokio::test]
+/// A socket that is closed while more comes resets its connection, which may cost the client the last answer.
+#[tokio::test(start_paused = true)]
+async fn the_connection_stays_until_the_client_has_read_all_of_it() {
+    let mut served = greeted().await;
+    served.say(&[post(1, true), goaway(0, Reason::NO_ERROR)].concat()).await;
+    let (_, exchange) = served.request().await;
+    exchange.answer(async || response("the last")).await;
+    for _ in 0..5 {
+        tokio::time::sleep(LINGER_IN_SILENCE / 2).await;
+        served.say(&frame(kind::PING, 0, 0, b"12345678")).await;
+    }
+    assert!(!served.driver.is_finished());
+    let began = Instant::now();
+    drop(served.client);
+    assert_eq!(served.driver.await.expect("no panic"), "the connection has ended");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+
+    // It may not take as long as it likes.
+    for pause in [LINGER_IN_SILENCE / 2, 2 * LINGER_IN_SILENCE] {
+        let mut served = greeted().await;
+        served.say(&goaway(0, Reason::NO_ERROR)).await;
+        let began = Instant::now();
+        while !served.driver.is_finished() {
+            tokio::time::sleep(pause).await;
+            let _ = served.client.write_all(&frame(kind::PING, 0, 0, b"12345678")).await;
+        }
+        assert!(began.elapsed() <= LINGER + pause, "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_of_another_protocol_is_told_so() {
     let mut served = serving(1 << 10);
     served.say(b"GET / HTTP/1.1\r\n\r\n").await;
@@ -704,7 +772,7 @@ async fn a_silent_client_is_given_up_and_one_that_answers_is_not() {
 }
 
 /// Whatever a client sends, and in whatever pieces: nothing panics, and everybody who answers comes to an end.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nonsense_ends_and_never_panics() {
     let mut dice = fastrand::Rng::with_seed(5);
     let mut reasons = HashSet::new();

@@ -234,6 +234,10 @@ impl Streams {
         if is_last {
             stream.sending = Sending::Over;
         }
+        if let Side::Server(accepting) = &mut self.side {
+            // Errors now and then do not add up over weeks.
+            accepting.offences = accepting.offences.saturating_sub(1);
+        }
         self.write_headers(id, is_last, |encoder, block| {
             encode_status(encoder, block, status);
             encoder.fields(block, headers, &is_of_one_connection);
