@@ -160,6 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Ready when the other side does not answer that it is there.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.clock.as_mut().poll(cx).is_ready() {
+            self.shared.streams().give_up_stalled();
             let Patience { ping_interval, ping_timeout } = self.patience;
             let next = match (std::mem::take(&mut self.is_heard), self.is_asked) {
                 (false, true) => return Poll::Ready(()),

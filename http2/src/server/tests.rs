@@ -356,6 +356,37 @@ async fn an_answer_that_nobody_reads_waits_for_its_window() {
     assert!(served.is_alive().await);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_stands_still_is_reset_and_a_slow_one_is_not() {
+    let mut served = greeted().await;
+    let began = Instant::now();
+    served.say(&[post(1, true), post(3, true)].concat()).await;
+    let mut answering = Vec::new();
+    for _ in 0..2 {
+        let (_, exchange) = served.request().await;
+        let body = Full::from(vec![7; 100_000]);
+        answering.push(tokio::spawn(exchange.answer(async || Response::new(body))));
+    }
+    // The connection has room for both, the first of which has none of its own.
+    served.say(&frame(kind::WINDOW_UPDATE, 0, 0, &1_000_000_u32.to_be_bytes())).await;
+    let mut resets = Vec::new();
+    while began.elapsed() < 5 * PATIENCE.ping_interval {
+        let next = tokio::time::timeout(PATIENCE.ping_interval / 2, heard(&mut served.client)).await;
+        match next {
+            Ok((Head { kind: kind::PING, .. }, payload)) => {
+                served.say(&frame(kind::PING, flag::ACK, 0, &payload)).await;
+            }
+            Ok((Head { kind: kind::RST_STREAM, stream, .. }, payload)) => {
+                resets.push((stream, payload[3], began.elapsed().as_secs()));
+            }
+            Ok(_) => {}
+            Err(_) => served.say(&frame(kind::WINDOW_UPDATE, 0, 3, &10_u32.to_be_bytes())).await,
+        }
+    }
+    let [(1, 8, after)] = resets[..] else { panic!("{resets:?}") };
+    assert!((60..=80).contains(&after), "after {after} s");
+}
+
 /// Whoever does not read has no more requests read, however short their answers are.
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_is_not_read() {

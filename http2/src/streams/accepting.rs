@@ -19,6 +19,9 @@ use crate::{
 const MAX_GIVEN_UP: usize = 20;
 const MAX_OFFENCES: usize = 1024;
 
+/// How often an answer may be found standing still. It is looked at every twenty seconds.
+const MAX_STALLS: u8 = 3;
+
 /// What the client answers when it knows that no more streams are taken.
 const FAREWELL: [u8; 8] = *b"farewell";
 
@@ -186,6 +189,26 @@ impl Streams {
             return Err(Violation::new(Reason::ENHANCE_YOUR_CALM, "it gives up what it asks for at once"));
         }
         Ok(())
+    }
+
+    /// Looks for answers that their client does not read on, and resets those that have stood still for long: each keeps
+    /// memory, a place among the requests, and a share of the window of its node's connection.
+    pub(crate) fn give_up_stalled(&mut self) {
+        let Side::Server(_) = self.side else { return };
+        let mut stalled = Vec::new();
+        for (&id, stream) in &mut self.streams {
+            if !stream.is_closed() && !stream.unsent.is_empty() && stream.room(self.window) == 0 {
+                stream.stalls += 1;
+                if stream.stalls > MAX_STALLS {
+                    stream.break_off(false, "the client does not read its answer");
+                    stalled.push(id);
+                }
+            }
+        }
+        for id in stalled {
+            self.reset(id, Reason::CANCEL);
+            self.conclude(id);
+        }
     }
 
     // === to whoever answers ===

@@ -28,6 +28,8 @@ pub(super) struct Stream {
     /// How far the message has got.
     pub(super) sending: Sending,
     pub(super) is_ready: bool,
+    /// How often it has been found without any room in its windows since it last went on.
+    pub(super) stalls: u8,
     /// Who waits to send more, or to hear that nothing more is wanted.
     pub(super) sender: Option<Waker>,
     /// After how many bytes of the connection its headers begin.
@@ -82,6 +84,7 @@ impl Stream {
                 last: None,
                 sending,
                 is_ready: false,
+                stalls: 0,
                 sender: None,
                 begins: 0,
                 is_left: false,
@@ -108,6 +111,7 @@ impl Stream {
     pub(super) fn write_data(&mut self, id: u32, most: usize, outbox: &mut Outbox) {
         let data = self.unsent.split_to(most.min(self.unsent.len()));
         self.window -= data.len() as i64;
+        self.stalls = 0;
         let is_last = self.unsent.is_empty() && self.sending == Sending::Ending && self.last.is_none();
         if is_last {
             self.sending = Sending::Over;
