@@ -88,8 +88,8 @@ fn routes(admin: Admin) -> Routes {
         .with_state(admin)
 }
 
-/// Ready means that requests have somewhere to go: the topology is known, or the fallback answers.
-/// A single node that is down changes nothing.
+/// Ready means that requests have somewhere to go: the topology is known, or the fallback answers, or a server that does not
+/// say who it is. A single node that is down changes nothing.
 async fn ready(State(proxy): State<Proxy>) -> (StatusCode, String) {
     if proxy.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
@@ -101,8 +101,13 @@ async fn ready(State(proxy): State<Proxy>) -> (StatusCode, String) {
     if reachable > 0 {
         return (StatusCode::OK, format!("ready: {reachable} of {} nodes\n", snapshot.nodes().len()));
     }
-    if !snapshot.fallback().is_empty() && answers(&proxy).await {
-        return (StatusCode::OK, "ready: through the fallback\n".to_owned());
+    let way = match snapshot.fallback() {
+        [] => "servers that do not say who they are",
+        _ => "the fallback",
+    };
+    let is_any_there = !snapshot.fallback().is_empty() || snapshot.nodes().iter().any(|node| node.reachable);
+    if is_any_there && answers(&proxy).await {
+        return (StatusCode::OK, format!("ready: through {way}\n"));
     }
     let problems: Vec<String> = topology.problems().iter().map(ToString::to_string).collect();
     let problems =

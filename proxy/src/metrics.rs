@@ -130,7 +130,7 @@ impl Metrics {
         };
         let nodes = gauge("nodes", "Nodes known");
         let reachable_nodes = gauge("reachable_nodes", "Nodes that answered when they were last asked");
-        let in_flight = gauge("requests_in_flight", "Requests sent to nodes and not yet answered in full");
+        let in_flight = gauge("requests_in_flight", "Requests sent and not yet answered in full");
         let term = gauge("topology_term", "Raft term of the topology");
         let commit = gauge("topology_commit", "Raft commit index of the topology");
         Self {
@@ -216,7 +216,7 @@ impl Metrics {
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.nodes.set(count(nodes.len()));
         self.reachable_nodes.set(count(nodes.iter().filter(|node| node.reachable).count()));
-        self.in_flight.set(count(nodes.iter().map(|node| router.balance().in_flight(node.address)).sum()));
+        self.in_flight.set(count(router.balance().all_in_flight()));
         if let Some(epoch) = snapshot.epoch() {
             self.term.set(epoch.term.try_into().unwrap_or(i64::MAX));
             self.commit.set(epoch.commit.try_into().unwrap_or(i64::MAX));

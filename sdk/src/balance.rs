@@ -198,6 +198,12 @@ impl Balance {
         self.nodes.get(&address).map_or(0, |node| node.in_flight.load(Ordering::Relaxed))
     }
 
+    /// Requests in flight to all nodes and to the fallback.
+    #[must_use]
+    pub fn all_in_flight(&self) -> usize {
+        self.nodes.iter().map(|node| node.in_flight.load(Ordering::Relaxed)).sum()
+    }
+
     /// What `address` has been sent.
     #[must_use]
     pub fn traffic(&self, address: Address) -> Traffic {

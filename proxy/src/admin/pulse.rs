@@ -170,7 +170,7 @@ impl Window {
             fallback: !snapshot.fallback().is_empty(),
             routing: router.routing().to_string(),
             observed: (router.routing() == Routing::Observe).then(|| proxy.metrics.observed_totals()),
-            in_flight: snapshot.nodes().iter().map(|node| router.balance().in_flight(node.address)).sum(),
+            in_flight: router.balance().all_in_flight(),
             ejections: router.balance().ejections(),
             hedges: router.hedges(),
             total: Counts {

@@ -145,7 +145,8 @@ impl Bench {
         // Signals are caught from here on, so that the collection cannot stay behind.
         let mut terminated = signal(SignalKind::terminate())?;
         let mut interrupted = signal(SignalKind::interrupt())?;
-        let own = Own { router: router.clone(), work: Arc::new(work) };
+        let is_encrypted = self.connect.is_encrypted();
+        let own = Own { router: router.clone(), is_encrypted, work: Arc::new(work) };
         let outcome = tokio::select! {
             biased;
             _ = interrupted.recv() => None,
@@ -213,9 +214,9 @@ impl Bench {
                 let at = (at + round) % vias.len();
                 let Some(via) = vias.get(at) else { continue };
                 progress.set_message(via.name.clone());
-                let before = telemetry::internal_rpcs(&own.router, &own.work).await;
+                let before = telemetry::internal_rpcs(own).await;
                 let mut turn = load::run(via, &own.work, self.slice(self.duration)).await;
-                let after = telemetry::internal_rpcs(&own.router, &own.work).await;
+                let after = telemetry::internal_rpcs(own).await;
                 turn.internal_rpcs = before.zip(after).map(|(before, after)| after.saturating_sub(before));
                 report.add(at, turn);
                 progress.inc(1);

@@ -270,6 +270,11 @@ impl Serve {
             let variables = origins.of_services.join(", ");
             tracing::info!(variables, "variables of a Service of this name are no keys, and left aside");
         }
+        // Limits are low by default for programs that know no more than a thousand files; each connection is one.
+        match rlimit::increase_nofile_limit(u64::MAX) {
+            Ok(files) => tracing::info!(files, "open files are limited"),
+            Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+        }
         // Connections are served by threads of their own; what is left is little.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.serve(invocation, log))

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use testkit::Cluster;
+use testkit::{Authority, Cluster, Front, Validity};
 
 use crate::program::{Ended, Program, command, eventually, run};
 
@@ -59,6 +59,41 @@ async fn all_ways_are_compared_and_nothing_stays_behind() {
         }
     }
     assert!(collections(&cluster).await.is_empty());
+}
+
+/// The key goes to no node that is asked without TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_behind_tls_are_measured_through_the_router() {
+    let cluster = Cluster::builder().nodes(2).api_key("secret").start().await.expect("a cluster");
+    let authority = Authority::new();
+    let issued = authority.issue(&["any.q.demo.svc"], Validity::Current);
+    let mut fronts = Vec::new();
+    for (i, node) in cluster.nodes().iter().enumerate() {
+        let tls = ["http/1.1", "h2"].map(|protocol| authority.server(&issued, &[protocol], false));
+        fronts.push(
+            Front::start(cluster.block().spare(100 + i), node.ip(), Some(tls)).await.expect("an address"),
+        );
+    }
+    let (ca, key) =
+        (tempfile::NamedTempFile::new().expect("a file"), tempfile::NamedTempFile::new().expect("a file"));
+    std::fs::write(ca.path(), authority.certificate()).expect("written");
+    std::fs::write(key.path(), "secret").expect("written");
+    let nodes: Vec<_> = fronts.iter().map(|front| front.ip().to_string()).collect();
+    let nodes = format!("--node={}", nodes.join(","));
+    let (ca, key) = (
+        format!("--upstream-ca-file={}", ca.path().display()),
+        format!("--api-key-file={}", key.path().display()),
+    );
+    let encrypted = [&*nodes, &key, "--upstream-tls", &ca, "--upstream-server-name=any.q.demo.svc"];
+    let ended = bench(&[&encrypted[..], &["--through=sdk", "--output=json"]].concat()).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let way = &document(&ended)["ways"][0];
+    assert_eq!((&way["failed"], &way["internal_rpcs_per_request"]), (&json!(0), &json!(0.0)), "{way:#}");
+    assert!(collections(&cluster).await.is_empty());
+
+    let ended = bench(&[&encrypted[..], &["--through=round-robin"]].concat()).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("with TLS there is only `sdk`"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

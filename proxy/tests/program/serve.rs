@@ -1,6 +1,9 @@
 //! `qdrant-router serve`: what it says, and how it ends.
 
-use std::net::TcpListener;
+use std::{
+    net::TcpListener,
+    process::{Command, Stdio},
+};
 
 use http::StatusCode;
 use testkit::{Block, Cluster};
@@ -85,6 +88,42 @@ async fn a_world_that_is_not_there_yet_is_waited_for() {
     program.terminate();
     let (status, said) = tokio::task::spawn_blocking(move || program.end()).await.expect("a thread");
     assert_eq!(status.code(), Some(0), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_server_is_served_and_so_ready() {
+    let cluster = Cluster::builder().standalone().start().await.expect("a server");
+    let (ip, node) = (cluster.block().proxy(), format!("--node={}", cluster.node(0).ip()));
+    let _program = Program::serve(ip, &[&node]);
+    let ready = (StatusCode::OK, "ready: through servers that do not say who they are\n".to_owned());
+    eventually("it is ready", async || get(ip, 9633, "/readyz").await.as_ref() == Some(&ready)).await;
+    assert_eq!(get(ip, 6333, "/collections").await.map(|(status, _)| status), Some(StatusCode::OK));
+}
+
+/// Runtimes of containers give programs 1,024, which a tenth of the connections that may be open would take.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_of_open_files_is_the_hard_one() {
+    let block = Block::claim().expect("addresses");
+    let ip = block.proxy();
+    let listeners = [("rest", 6333), ("grpc", 6334), ("admin", 9633)];
+    let listeners = listeners.map(|(name, port)| format!("--listen-{name}={ip}:{port}"));
+    let mut program = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -Sn 60 && ulimit -Hn 4000 && exec \"$0\" serve \"$@\"",
+            env!("CARGO_BIN_EXE_qdrant-router"),
+        ])
+        .args(listeners)
+        .arg("--node=127.0.0.1")
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a shell");
+    let limits = format!("/proc/{}/limits", program.id());
+    eventually("it listens", async || get(ip, 9633, "/livez").await.is_some()).await;
+    let limits = std::fs::read_to_string(limits).expect("its limits");
+    program.kill().and_then(|()| program.wait()).expect("it is ours");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    assert_eq!(files.split_whitespace().collect::<Vec<_>>()[3..5], ["4000", "4000"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

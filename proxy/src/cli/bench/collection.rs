@@ -24,6 +24,8 @@ const CHUNK: u64 = 100;
 #[derive(Debug)]
 pub(super) struct Own {
     pub(super) router: Router,
+    /// Whether the nodes speak TLS, which only the router does with them.
+    pub(super) is_encrypted: bool,
     pub(super) work: Arc<Work>,
 }
 
@@ -60,8 +62,8 @@ impl Own {
 
     /// Puts all points into it, through every node: the first write of a node costs more than others.
     pub(super) async fn fill(&self) -> Result<(), CliError> {
-        let via = Via::new(&Way::RoundRobin, &self.router, &self.work, 1, false);
-        let via = via.or_else(|_| Via::new(&Way::Sdk, &self.router, &self.work, 1, false))?;
+        let via = Via::new(&Way::RoundRobin, &self.router, &self.work, 1, self.is_encrypted);
+        let via = via.or_else(|_| Via::new(&Way::Sdk, &self.router, &self.work, 1, self.is_encrypted))?;
         let keys = u64::from(self.work.shard_keys.max(1));
         let per_key = self.work.points.div_ceil(keys);
         for key in 0..keys {
@@ -83,7 +85,7 @@ impl Own {
 
     /// The `result` of the answer.
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CliError> {
-        let via = Via::new(&Way::Sdk, &self.router, &self.work, 1, false)?;
+        let via = Via::new(&Way::Sdk, &self.router, &self.work, 1, self.is_encrypted)?;
         let what = format!("{method} {path}");
         let answer = via.rest(self.work.plain(method, path, body)).await;
         let answer = answer.map_err(|reason| CliError::Cluster(format!("{what}: {reason}")))?;

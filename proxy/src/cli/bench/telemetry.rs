@@ -1,12 +1,11 @@
 //! What nodes say they have been asked by each other.
 
-use http::Method;
-use qdrant_router::Router;
+use http::{HeaderValue, Method};
 use serde_json::Value;
 
 use super::{
+    collection::Own,
     way::{Via, Way},
-    work::Work,
 };
 
 /// RPCs between nodes that carry a client's data. What is missing serves consensus, transfers and health.
@@ -14,16 +13,19 @@ const PREFIXES: [&str; 2] = ["/qdrant.PointsInternal/", "/qdrant.CollectionsInte
 const UNRELATED: [&str; 2] = ["/qdrant.PointsInternal/Sync", "/qdrant.PointsInternal/SyncPoints"];
 
 /// How many calls all nodes have had from their peers; `None` where one does not tell.
-pub(super) async fn internal_rpcs(router: &Router, work: &Work) -> Option<u64> {
+pub(super) async fn internal_rpcs(own: &Own) -> Option<u64> {
     let mut sum = 0;
-    let topology = router.topology().snapshot();
+    let topology = own.router.topology().snapshot();
     if topology.nodes().is_empty() {
         return None;
     }
+    let via = Via::new(&Way::Sdk, &own.router, &own.work, 1, own.is_encrypted).ok()?;
     for node in topology.nodes() {
-        let authority = node.address.rest().to_string().parse().ok()?;
-        let via = Via::new(&Way::Proxy(authority), router, work, 1, false).ok()?;
-        let answer = via.rest(work.plain(Method::GET, "/telemetry", None)).await.ok()?;
+        let mut question = own.work.plain(Method::GET, "/telemetry", None);
+        let name = node.peer.map_or_else(|| node.address.ip.to_string(), |peer| peer.to_string());
+        let name = HeaderValue::try_from(name).ok()?;
+        question.headers_mut().insert("x-qdrant-node", name);
+        let answer = via.rest(question).await.ok()?;
         sum += count(&serde_json::from_slice(&answer).ok()?)?;
     }
     Some(sum)
