@@ -325,7 +325,9 @@ where
     let began = Instant::now();
     let desk = visit.desk();
     let record = desk.proxy.telemetry.begin(&mut request);
+    let waiting = desk.proxy.metrics.wait();
     let (response, routed) = desk.router().route(request).await;
+    waiting.end();
     let took = began.elapsed();
     if desk.proxy.metrics.observe(&routed, &response, took) {
         visit.set_known();

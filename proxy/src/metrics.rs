@@ -46,6 +46,7 @@ const PREFIX: &str = "qdrant_router";
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
+    given_up: Counter,
     duration: ByProtocol<Histogram>,
     repeats: ByProtocol<Counter>,
     expected_rpcs: ByProtocol<Counter>,
@@ -78,6 +79,24 @@ impl Hash for RequestLabels {
     }
 }
 
+/// A request that has no answer yet.
+pub(crate) struct Waiting<'a>(&'a Metrics);
+
+// === impl Waiting ===
+
+impl Waiting<'_> {
+    /// There is an answer.
+    pub(crate) fn end(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.given_up.inc();
+    }
+}
+
 // === impl Metrics ===
 
 impl Metrics {
@@ -90,6 +109,12 @@ impl Metrics {
             "requests",
             "Requests answered, by why they went where they went",
             requests.clone(),
+        );
+        let given_up = Counter::default();
+        registry.register(
+            "requests_given_up",
+            "Requests whose clients went before there was an answer",
+            given_up.clone(),
         );
         let duration = Family::<ProtocolLabels, Histogram>::new_with_constructor(|| {
             Histogram::new(exponential_buckets(0.000_25, 2.0, 18))
@@ -136,6 +161,7 @@ impl Metrics {
         Self {
             registry,
             requests,
+            given_up,
             duration: ByProtocol::of(&duration),
             repeats: ByProtocol::of(&repeats),
             expected_rpcs: ByProtocol::of(&expected_rpcs),
@@ -186,6 +212,11 @@ impl Metrics {
         }
         self.tally.count(routed, matches!(outcome, "unanswered" | "server_error"));
         outcome == "ok" && response.status().is_success()
+    }
+
+    /// Counts a request that is given up, unless it is [answered](Waiting::end).
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        Waiting(self)
     }
 
     /// Counts a new configuration that is in use.

@@ -4,7 +4,11 @@ use std::net::IpAddr;
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use testkit::{Canned, Cluster, Rest};
+use testkit::{Block, Canned, Cluster, Rest};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+};
 
 use crate::{
     program::{Program, eventually, get},
@@ -31,6 +35,28 @@ async fn create(cluster: &Cluster) {
 
 fn points(ids: impl Iterator<Item = u64>) -> Value {
     json!({ "points": ids.map(|id| json!({ "id": id, "vector": [1, 2, 3, 4] })).collect::<Vec<_>>() })
+}
+
+/// Qdrant stands still behind its Service, and a client gives up.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_fallback_is_counted_and_who_gives_up_too() {
+    let block = Block::claim().expect("addresses");
+    let (ip, service) = (block.proxy(), block.spare(0));
+    let _silent = TcpListener::bind((service, 6333)).await.expect("a free port");
+    let _program =
+        Program::serve(ip, &[&format!("--node={}", block.node(0)), &format!("--fallback={service}")]);
+    let in_flight = async || metric(ip, "qdrant_router_requests_in_flight").await;
+    eventually("it listens", async || in_flight().await == Some(0.0)).await;
+    let given_up = async || metric(ip, "qdrant_router_requests_given_up_total").await;
+    for (count, port) in [(1.0, 6333), (2.0, 6334)] {
+        let mut client = TcpStream::connect((ip, port)).await.expect("a connection");
+        client.write_all(b"GET /collections HTTP/1.1\r\nhost: q\r\n\r\n").await.expect("a request");
+        // What was sent is not taken back.
+        eventually("it is under way", async || in_flight().await == Some(count)).await;
+        assert_eq!(given_up().await, Some(count - 1.0));
+        drop(client);
+        eventually("it is given up", async || given_up().await == Some(count)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
