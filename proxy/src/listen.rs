@@ -101,7 +101,10 @@ async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => {
                     // Beyond the limit a connection is closed at once, so that the others are served.
-                    let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
+                    let Ok(permit) = connections.clone().try_acquire_owned() else {
+                        tracing::debug!(most = MAX_CONNECTIONS, "a connection is one too many");
+                        continue;
+                    };
                     serve(tcp, Arrival { stopped: stopped.clone(), permit });
                 }
                 Err(error) => {
@@ -146,7 +149,15 @@ impl Arrival {
             }
             Some(tls) => {
                 let handshake = tokio::time::timeout(HEADER_TIMEOUT, TlsAcceptor::from(tls).accept(tcp));
-                if let Ok(Ok(stream)) = handshake.await {
+                let stream = match handshake.await {
+                    Ok(Ok(stream)) => Some(stream),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, "a client's TLS handshake failed");
+                        None
+                    }
+                    Err(_) => None,
+                };
+                if let Some(stream) = stream {
                     if stream.get_ref().1.peer_certificates().is_some() {
                         visit.set_known();
                     }

@@ -371,6 +371,11 @@ fn lonely((key, path): (&'static str, &Option<PathBuf>), other: &str) -> CliErro
 
 /// The API key in the file that `name` gives.
 pub(super) fn key(name: &'static str, path: &Path) -> Result<String, CliError> {
+    let is_path = path.as_os_str().as_encoded_bytes().contains(&b'/');
+    if !is_path && !path.exists() {
+        let reason = "there is no such file here; it takes the path of a file, and not the key itself";
+        return Err(CliError::setting(name, &"(not shown)", &reason));
+    }
     let key = read(name, path)?;
     let key = String::from_utf8_lossy(&key).trim().to_owned();
     if key.is_empty() {

@@ -53,8 +53,13 @@ impl ShowTopology {
         router.topology().surveyed().await;
         loop {
             let names = match self.collections.is_empty() {
-                true => self.connect.collections(&router).await?,
-                false => self.collections.clone(),
+                true => self.connect.collections(&router).await,
+                false => Ok(self.collections.clone()),
+            };
+            // The nodes are shown all the same: a restart is when one wants to see them.
+            let (names, failed) = match names {
+                Ok(names) => (names, None),
+                Err(error) => (Vec::new(), Some(error)),
             };
             for name in &names {
                 router.topology().knowing(name).await;
@@ -67,8 +72,11 @@ impl ShowTopology {
                 }
                 Output::Json => println!("{}", serde_json::json!(TopologyDocument::of(&router))),
             }
-            if !self.watch {
-                return Ok(());
+            match failed {
+                Some(error) if self.watch => eprintln!("qdrant-router: {error}"),
+                Some(error) => return Err(error),
+                None if self.watch => {}
+                None => return Ok(()),
             }
             tokio::time::sleep(WATCH_INTERVAL).await;
         }

@@ -19,6 +19,7 @@ fn a_wrong_configuration_is_named_and_ends_with_two() {
         (&["--node=q:99999"], "a port is a number from 1 to 65535"),
         (&["--preset=openshift:q"], "`openshift:q` is not a preset"),
         (&["--node=127.0.0.1", "--api-key-file=/no/such/file"], "--api-key-file /no/such/file"),
+        (&["--node=127.0.0.1", "--api-key-file=s3cret"], "--api-key-file (not shown): there is no such file"),
         (&["--node=127.0.0.1", "--dns=nowhere"], "--dns"),
         (&["--node=127.0.0.1", "--upstream-tls", "--upstream-ca-file=/dev/null"], "no usable CA certificate"),
         (&["--hedless=q"], "--headless"),
@@ -26,6 +27,7 @@ fn a_wrong_configuration_is_named_and_ends_with_two() {
         let (status, said) = Program::serve(block.proxy(), arguments).end();
         assert_eq!(status.code(), Some(2), "{arguments:?}: {said}");
         assert!(said.contains(says), "{arguments:?}: {said}");
+        assert!(!said.contains("s3cret"), "{said}");
     }
 }
 
@@ -116,6 +118,7 @@ async fn the_limit_of_open_files_is_the_hard_one() {
         .args(listeners)
         .arg("--node=127.0.0.1")
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .expect("a shell");
     let limits = format!("/proc/{}/limits", program.id());

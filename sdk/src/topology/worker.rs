@@ -260,8 +260,8 @@ impl TopologyHandle {
         self.shared.problems.load_full()
     }
 
-    /// How long ago a node last told what it knows, and so confirmed the snapshot or changed it;
-    /// `None` before any has.
+    /// How long ago a node last told what it knows, and so confirmed the snapshot or changed it; `None` before any has. What a
+    /// node tells without a majority, or with changes that wait for their turn, is not counted.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         self.shared.heard.load().map(|heard| heard.elapsed())
@@ -492,7 +492,11 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
                 if let Some(peers) = view.share_peers(member.peers().into_iter().chain([&self.peers])) {
                     self.peers = peers;
                 }
-                self.shared.heard.store(Arc::new(Some(Instant::now())));
+                let may_be_gone_by =
+                    matches!(view.kind, ViewKind::Standalone | ViewKind::Member { settled: true, .. });
+                if may_be_gone_by {
+                    self.shared.heard.store(Arc::new(Some(Instant::now())));
+                }
                 let peer = |view: &ClusterView| match view.kind {
                     ViewKind::Standalone => None,
                     ViewKind::Member { peer, .. } => Some(peer),

@@ -287,6 +287,20 @@ async fn an_alias_leads_to_its_collection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_known_grows_old_without_a_view_that_may_be_gone_by() {
+    let cluster = FakeCluster::of(3);
+    let topology = follow(&cluster, "1-2-3").await;
+    a_while().await;
+    assert!(topology.age().is_some_and(|age| age < Duration::from_secs(5)), "{:?}", topology.age());
+    // Without a majority nodes answer, and know that theirs may not be the last word.
+    for last in 1..=3 {
+        cluster.node(last, |node| node.settled = false);
+    }
+    a_while().await;
+    assert!(topology.age().is_some_and(|age| age > Duration::from_secs(5)), "{:?}", topology.age());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_older_view_never_replaces_a_newer_one() {
     let cluster = FakeCluster::of(3);
     cluster.commit(20);
