@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, Response, Uri};
 use qdrant_router::{
     internals,
-    request::{Action, Call, Depth, Intent, Keys, Points, Protocol, Scope},
+    request::{Action, Call, Depth, Intent, Points, Protocol, Scope},
     route::{Conditions, Fitness, Target, plan},
     topology::{Address, HashRing, Lookup, PointId, Replica, ReplicaState, Topology, WriteOrdering, leader},
 };
@@ -143,7 +143,7 @@ pub(crate) fn sized(bytes: usize, body: impl Fn(usize) -> Bytes) -> Bytes {
 /// A write of these points that the leader of their shard takes.
 fn write_of(ids: &[u64]) -> Intent {
     let points = Points::Ids(ids.iter().copied().map(PointId::Num).collect());
-    let scope = Scope { keys: Keys::Unspecified, points };
+    let scope = Scope { points, ..Scope::EVERYTHING };
     Intent { action: Action::Write(WriteOrdering::Medium), scopes: smallvec![scope], affinity: None }
 }
 

@@ -157,7 +157,7 @@ pub async fn serve(
     stop.send_replace(true);
     let drained = async { (rest.await, grpc.await) };
     if tokio::time::timeout(shutdown.drain_timeout, drained).await.is_err() {
-        tracing::warn!("some requests did not finish in time");
+        tracing::warn!("some connections did not end in time");
     }
     telemetry.trace(None).await;
     admin.abort();

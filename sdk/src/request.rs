@@ -73,7 +73,7 @@ pub enum Repeat {
     Safe,
     /// The same effect again; in between, other writers may have had theirs.
     Idempotent,
-    /// As [`Idempotent`](Self::Idempotent) where each of its operations names its points. One that selects points by a
+    /// As [`Idempotent`](Self::Idempotent) where each of its operations names its points, and has no condition. One with a
     /// filter finds others after those behind it in the batch have had their effect.
     Batch,
     /// Nothing, or an error that says that it is done already: the first answer is lost.
@@ -152,6 +152,8 @@ pub struct Scope {
     pub keys: Keys,
     /// The points selected among those.
     pub points: Points,
+    /// Whether it depends on each of the points what becomes of it: `update_filter` and `update_mode` (Qdrant 1.16 and 1.17).
+    pub is_conditional: bool,
 }
 
 /// A selection of shard keys.
@@ -349,9 +351,9 @@ impl Call {
 // === impl Intent ===
 
 impl Intent {
-    /// Whether it names all points that it is about.
+    /// Whether it names all points that it writes, and writes them whatever they are.
     pub(crate) fn names_points(&self) -> bool {
-        self.scopes.iter().all(|scope| scope.points != Points::All)
+        self.scopes.iter().all(|scope| scope.points != Points::All && !scope.is_conditional)
     }
 
     /// Whether it reads every shard there is, and any replica of it.
@@ -378,7 +380,7 @@ impl Intent {
 
     /// The memory that its lists take beside itself.
     pub(crate) fn listed_bytes(&self) -> usize {
-        let lists = self.scopes.iter().map(|Scope { keys, points }| {
+        let lists = self.scopes.iter().map(|Scope { keys, points, .. }| {
             let ids = match points {
                 Points::Ids(ids) if ids.spilled() => size_of_val(&ids[..]),
                 Points::Ids(_) | Points::Owned { .. } | Points::All => 0,
@@ -398,7 +400,7 @@ impl Intent {
         let action = if call.class == Class::Write { Action::Write(call.ordering) } else { Action::Read };
         let all: Vec<ShardKey> = collection.groups().iter().filter_map(|group| group.key.clone()).collect();
         let keys = if all.is_empty() { Keys::Unspecified } else { Keys::Any(all) };
-        Self { action, scopes: smallvec![Scope { keys, points: Points::All }], affinity: None }
+        Self { action, scopes: smallvec![Scope { keys, ..Scope::EVERYTHING }], affinity: None }
     }
 }
 
@@ -406,5 +408,5 @@ impl Intent {
 
 impl Scope {
     /// The whole collection.
-    pub const EVERYTHING: Self = Self { keys: Keys::Unspecified, points: Points::All };
+    pub const EVERYTHING: Self = Self { keys: Keys::Unspecified, points: Points::All, is_conditional: false };
 }

@@ -195,9 +195,13 @@ impl Streams {
     /// memory, a place among the requests, and a share of the window of its node's connection.
     pub(crate) fn give_up_stalled(&mut self) {
         let Side::Server(_) = self.side else { return };
+        let waits = |stream: &Stream| !stream.is_closed() && !stream.unsent.is_empty();
+        // One that has used up its own window may keep that of the connection from the others.
+        let is_own = self.streams.values().any(|stream| waits(stream) && stream.window <= 0);
+        let most = if is_own { i64::MAX } else { self.window };
         let mut stalled = Vec::new();
         for (&id, stream) in &mut self.streams {
-            if !stream.is_closed() && !stream.unsent.is_empty() && stream.room(self.window) == 0 {
+            if waits(stream) && stream.room(most) == 0 {
                 stream.stalls += 1;
                 if stream.stalls > MAX_STALLS {
                     stream.break_off(false, "the client does not read its answer");

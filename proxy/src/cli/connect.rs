@@ -371,9 +371,8 @@ fn lonely((key, path): (&'static str, &Option<PathBuf>), other: &str) -> CliErro
 
 /// The API key in the file that `name` gives.
 pub(super) fn key(name: &'static str, path: &Path) -> Result<String, CliError> {
-    let is_path = path.as_os_str().as_encoded_bytes().contains(&b'/');
-    if !is_path && !path.exists() {
-        let reason = "there is no such file here; it takes the path of a file, and not the key itself";
+    if !path.exists() && !is_surely_a_path(path) {
+        let reason = "there is no such file; it takes the path of a file, and not the key itself";
         return Err(CliError::setting(name, &"(not shown)", &reason));
     }
     let key = read(name, path)?;
@@ -383,6 +382,12 @@ pub(super) fn key(name: &'static str, path: &Path) -> Result<String, CliError> {
         return Err(CliError::setting(name, &path.display(), &reason));
     }
     Ok(key)
+}
+
+/// Whether this is hardly a key, which may have slashes in it, too.
+fn is_surely_a_path(path: &Path) -> bool {
+    let is_there = |dir: &Path| !dir.as_os_str().is_empty() && dir.is_dir();
+    path.is_absolute() || path.parent().is_some_and(is_there)
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, CliError> {

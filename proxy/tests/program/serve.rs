@@ -2,7 +2,7 @@
 
 use std::{
     net::TcpListener,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use http::StatusCode;
@@ -20,6 +20,7 @@ fn a_wrong_configuration_is_named_and_ends_with_two() {
         (&["--preset=openshift:q"], "`openshift:q` is not a preset"),
         (&["--node=127.0.0.1", "--api-key-file=/no/such/file"], "--api-key-file /no/such/file"),
         (&["--node=127.0.0.1", "--api-key-file=s3cret"], "--api-key-file (not shown): there is no such file"),
+        (&["--node=127.0.0.1", "--api-key-file=s3cret/w8+="], "--api-key-file (not shown)"),
         (&["--node=127.0.0.1", "--dns=nowhere"], "--dns"),
         (&["--node=127.0.0.1", "--upstream-tls", "--upstream-ca-file=/dev/null"], "no usable CA certificate"),
         (&["--hedless=q"], "--headless"),
@@ -102,6 +103,16 @@ async fn a_single_server_is_served_and_so_ready() {
     assert_eq!(get(ip, 6333, "/collections").await.map(|(status, _)| status), Some(StatusCode::OK));
 }
 
+/// A program that ends with its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Runtimes of containers give programs 1,024, which a tenth of the connections that may be open would take.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_of_open_files_is_the_hard_one() {
@@ -109,22 +120,23 @@ async fn the_limit_of_open_files_is_the_hard_one() {
     let ip = block.proxy();
     let listeners = [("rest", 6333), ("grpc", 6334), ("admin", 9633)];
     let listeners = listeners.map(|(name, port)| format!("--listen-{name}={ip}:{port}"));
-    let mut program = Command::new("sh")
-        .args([
-            "-c",
-            "ulimit -Sn 60 && ulimit -Hn 4000 && exec \"$0\" serve \"$@\"",
-            env!("CARGO_BIN_EXE_qdrant-router"),
-        ])
-        .args(listeners)
-        .arg("--node=127.0.0.1")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("a shell");
-    let limits = format!("/proc/{}/limits", program.id());
+    let program = Killed(
+        Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -Sn 60 && ulimit -Hn 4000 && exec \"$0\" serve \"$@\"",
+                env!("CARGO_BIN_EXE_qdrant-router"),
+            ])
+            .args(listeners)
+            .arg("--node=127.0.0.1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell"),
+    );
+    let limits = format!("/proc/{}/limits", program.0.id());
     eventually("it listens", async || get(ip, 9633, "/livez").await.is_some()).await;
     let limits = std::fs::read_to_string(limits).expect("its limits");
-    program.kill().and_then(|()| program.wait()).expect("it is ours");
     let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
     assert_eq!(files.split_whitespace().collect::<Vec<_>>()[3..5], ["4000", "4000"]);
 }

@@ -183,7 +183,9 @@ impl<R: Resolve> Worker<R> {
                     source.problem = None;
                     holds = holds.min(ttl);
                 }
-                Err(_) if source.role == Role::Fallback && has_fallback => source.problem = None,
+                Err(_) if source.role == Role::Fallback && has_fallback => {
+                    (source.last_good, source.problem) = (Vec::new(), None);
+                }
                 Err(problem) => {
                     if source.problem.as_ref() != Some(&problem) {
                         tracing::warn!(kept = source.last_good.len(), "{problem}");
@@ -353,12 +355,18 @@ mod tests {
             fallback: vec![Host::named("first"), Host::named("second")],
             ..Sources::new()
         };
-        let _discovery = follow(&zone, sources);
+        let discovery = follow(&zone, sources);
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!((15..=21).contains(&zone.queries()), "{} queries a minute", zone.queries());
         zone.clear();
         zone.set("q", &["10.0.0.1"], 10);
         tokio::time::sleep(Duration::from_secs(70)).await;
         assert!(zone.queries() > 100, "{} queries without any fallback", zone.queries());
+        let fallback =
+            || discovery.candidates().fallback.iter().map(|at| at.ip.to_string()).collect::<Vec<_>>();
+        assert_eq!(fallback(), ["10.0.0.9"], "the last good answer");
+        zone.set("second", &["10.0.0.8"], 10);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(fallback(), ["10.0.0.8"], "the one that resolves");
     }
 }

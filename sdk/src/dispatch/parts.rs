@@ -145,14 +145,17 @@ pub(crate) fn cut(
     takers: &[PeerId],
 ) -> Option<Vec<Share>> {
     let split = Split::of(intent, collection, topology, takers)?;
-    let [Scope { keys, points: Points::Ids(ids) }] = &intent.scopes[..] else { return None };
+    let [Scope { keys, points: Points::Ids(ids), .. }] = &intent.scopes[..] else { return None };
     // What the parts were made for is what is cut.
     let pieces = Pieces::of(call, body).ok().filter(|pieces| pieces.ids == ids[..])?;
     let shares = split.parts.iter().enumerate().map(|(part, shards)| {
         let is_of_part = |at: usize| split.part_of[at] == part;
         let ids = (0..ids.len()).filter(|&at| is_of_part(at)).count();
         let points = Points::Owned { by: SmallVec::from_slice(shards), ids };
-        let intent = Intent { scopes: smallvec![Scope { keys: keys.clone(), points }], ..*intent };
+        let intent = Intent {
+            scopes: smallvec![Scope { keys: keys.clone(), points, is_conditional: false }],
+            ..*intent
+        };
         Share { shards: shards.len(), intent, body: pieces.part(is_of_part) }
     });
     Some(shares.collect())

@@ -19,12 +19,13 @@ pub enum RetryWrites {
     /// None.
     Never,
     /// Writes of points with `weak` ordering: their effect is idempotent, and the official client repeats them
-    /// too. Of batches, those whose operations all name their points. Once after a connection that broke, and once after an error that asks for a retry: a node that ends
-    /// causes both, the second of them up to half a minute after the first (Qdrant 1.18).
+    /// too. Of batches, those whose operations all name their points and have no condition. Once after a connection
+    /// that broke, and once after an error that asks for a retry: a node that ends causes both, the second of them up to
+    /// half a minute after the first (Qdrant 1.18).
     #[default]
     Idempotent,
-    /// All that do no more than their first sending would have done: writes of any ordering, and changes
-    /// of metadata, which may then answer that what was asked for is done already. As often.
+    /// Also writes of any ordering, batches with filters and conditions, which may come to something else the second time,
+    /// and changes of metadata, which may then answer that what was asked for is done already. As often.
     Always,
 }
 
@@ -185,10 +186,14 @@ mod tests {
     }
 
     fn batch(ordering: WriteOrdering, operations: &[&Points]) -> Placement {
-        let collection = Collection::new(Epoch::default(), Vec::new(), None, 0);
         let scope = |points: &&Points| Scope { points: (*points).clone(), ..Scope::EVERYTHING };
+        batch_of(ordering, operations.iter().map(scope))
+    }
+
+    fn batch_of(ordering: WriteOrdering, scopes: impl IntoIterator<Item = Scope>) -> Placement {
+        let collection = Collection::new(Epoch::default(), Vec::new(), None, 0);
         let action = Action::Write(ordering);
-        let intent = Intent { action, scopes: operations.iter().map(scope).collect(), affinity: None };
+        let intent = Intent { action, scopes: scopes.into_iter().collect(), affinity: None };
         Placement::Points(Arc::new(collection), intent)
     }
 
@@ -273,6 +278,7 @@ mod tests {
         let opaque = || Placement::Opaque(Reason::UnknownCollection);
         let one = Points::Ids(smallvec![PointId::Num(1)]);
         let owned = Points::Owned { by: smallvec![0], ids: 5 };
+        let conditional = Scope { points: one.clone(), is_conditional: true, ..Scope::EVERYTHING };
         for (repeat, placement, never, idempotent, always) in [
             (Repeat::Safe, opaque(), Freely, Freely, Freely),
             (Repeat::Safe, class(), Freely, Freely, Freely),
@@ -283,6 +289,7 @@ mod tests {
             (Repeat::Batch, batch(WriteOrdering::Weak, &[&one, &owned]), Never, Once, Once),
             (Repeat::Batch, batch(WriteOrdering::Strong, &[&one]), Never, Never, Once),
             (Repeat::Batch, batch(WriteOrdering::Weak, &[&one, &Points::All]), Never, Never, Once),
+            (Repeat::Batch, batch_of(WriteOrdering::Weak, [conditional]), Never, Never, Once),
             (Repeat::Batch, opaque(), Never, Never, Once),
             (Repeat::Idempotent, opaque(), Never, Never, Once),
             (Repeat::Idempotent, class(), Never, Never, Once),

@@ -214,14 +214,14 @@ pub(super) fn peek(
         }
         Message::Read { key: Some(key) } => {
             let keys = keys(message.last(key)?, &mut room)?;
-            Ok((WriteOrdering::Weak, smallvec![Scope { keys, points: Points::All }]))
+            Ok((WriteOrdering::Weak, smallvec![Scope { keys, ..Scope::EVERYTHING }]))
         }
         Message::ReadBatch { item_key } => {
             let mut scopes = SmallVec::new();
             for field in message {
                 if let (2, item) = field? {
                     let keys = keys(item.message()?.last(item_key)?, &mut room)?;
-                    list(&mut scopes, Scope { keys, points: Points::All })?;
+                    list(&mut scopes, Scope { keys, ..Scope::EVERYTHING })?;
                 }
             }
             Ok((WriteOrdering::Weak, scopes))
@@ -301,10 +301,18 @@ fn operation_scope(mut operation: Fields<'_>, depth: Depth, room: &mut Room) -> 
     let (number, value) = operation.next().ok_or(NotUnderstood)??;
     let message = value.message()?;
     let mut scope = |points, key| write_of(message.clone(), points, key, None, depth, room).map(|of| of.0);
+    // `update_filter` and `update_mode`
+    let is_conditional = || message.clone().flatten().any(|(field, _)| matches!(field, 3 | 4));
     match number {
-        1 => scope(Location::Structs { field: 1, vectors: 4 }, 2),
-        7 => scope(Location::Structs { field: 1, vectors: 2 }, 2),
-        2 | 6 => Ok(Scope { keys: Keys::Unspecified, points: selected(message, depth, room)? }),
+        1 => Ok(Scope {
+            is_conditional: is_conditional(),
+            ..scope(Location::Structs { field: 1, vectors: 4 }, 2)?
+        }),
+        7 => Ok(Scope {
+            is_conditional: is_conditional(),
+            ..scope(Location::Structs { field: 1, vectors: 2 }, 2)?
+        }),
+        2 | 6 => Ok(Scope { points: selected(message, depth, room)?, ..Scope::EVERYTHING }),
         3..=5 => scope(Location::Selector(2), 3),
         8 => scope(Location::Selector(1), 3),
         9 | 10 => scope(Location::Selector(1), 2),
@@ -340,7 +348,7 @@ fn write_of<'a>(
         Location::Structs { .. } => ids.points(room),
         Location::Selector(_) => selected(selector.ok_or(NotUnderstood)?.message()?, depth, room)?,
     };
-    Ok((Scope { keys, points }, led))
+    Ok((Scope { keys, points, is_conditional: false }, led))
 }
 
 /// `PointsSelector { points: PointsIdsList = 1 | filter = 2 }`

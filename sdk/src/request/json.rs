@@ -108,7 +108,7 @@ fn member<'a, T>(
 
 fn keyed(scan: &mut Scan<'_>, room: &mut Room) -> Result<Scope> {
     let keys = member(scan, b"shard_key", |scan| shard_keys(scan, room))?.unwrap_or(Keys::Unspecified);
-    Ok(Scope { keys, points: Points::All })
+    Ok(Scope { keys, ..Scope::EVERYTHING })
 }
 
 /// The scope that `take` takes of each element of the list `name`.
@@ -155,6 +155,7 @@ struct Document {
     points: Option<Points>,
     columns: Option<Points>,
     filter: Option<()>,
+    is_conditional: bool,
 }
 
 /// A point id.
@@ -225,7 +226,11 @@ impl Document {
         let mut document = Self::default();
         scan.object(|key, scan| match key {
             b"shard_key" => once(&mut document.keys, || shard_keys(scan, room)),
-            b"points" | b"batch" | b"filter" if scan.null() => Ok(()),
+            b"points" | b"batch" | b"filter" | b"update_filter" | b"update_mode" if scan.null() => Ok(()),
+            b"update_filter" | b"update_mode" => {
+                document.is_conditional = true;
+                scan.value().map(drop)
+            }
             b"points" => once(&mut document.points, || points(scan, room, point)),
             b"batch" => once(&mut document.columns, || {
                 member(scan, b"ids", |scan| points(scan, room, id))?.ok_or(NotUnderstood)
@@ -243,7 +248,8 @@ impl Document {
             (Layout::Selector, None, None, Some(())) => Points::All,
             _ => return Err(NotUnderstood),
         };
-        Ok(Scope { keys: self.keys.unwrap_or(Keys::Unspecified), points })
+        let keys = self.keys.unwrap_or(Keys::Unspecified);
+        Ok(Scope { keys, points, is_conditional: self.is_conditional })
     }
 }
 
@@ -311,11 +317,21 @@ mod tests {
                 Points::Ids(smallvec![PointId::from_body_str(uuid).expect("a UUID")]),
             ),
         ] {
-            assert_eq!(
-                one(layout, body),
-                Some(Scope { keys: Keys::Unspecified, points: expected }),
-                "{body}"
-            );
+            assert_eq!(one(layout, body), Some(Scope { points: expected, ..Scope::EVERYTHING }), "{body}");
+        }
+    }
+
+    #[test]
+    fn conditions_of_a_batch_are_noticed() {
+        for (condition, expected) in [
+            ("", false),
+            (r#","update_filter":null,"update_mode":null"#, false),
+            (r#","update_filter":{"must":[]}"#, true),
+            (r#","update_mode":"insert_only""#, true),
+        ] {
+            let body = format!(r#"{{"operations":[{{"upsert":{{"points":[{{"id":1}}]{condition}}}}}]}}"#);
+            let scope = one(Layout::Operations, &body).expect("it is understood");
+            assert_eq!((scope.points, scope.is_conditional), (ids(&[1]), expected), "{body}");
         }
     }
 

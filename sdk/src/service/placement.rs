@@ -182,22 +182,38 @@ impl Inner {
             Repeat::Batch => Depth { ids: true, ..depth(&collection) },
             Repeat::Safe | Repeat::Idempotent | Repeat::Verify | Repeat::Never => depth(&collection),
         };
+        let mut intent = self.intent(call, plain, bytes, depth, &collection).await;
+        if intent.is_err() && call.repeat == Repeat::Batch {
+            // It is not repeated then, and goes where it would have gone.
+            intent = self.intent(call, plain, bytes, self::depth(&collection), &collection).await;
+        }
+        let placement = match intent {
+            Ok(intent) => Placement::Points(collection, intent),
+            Err(_) => Placement::Opaque(Reason::NotUnderstood),
+        };
+        (placement, snapshot)
+    }
+
+    /// What an operation on points asks for, looked at no deeper than `depth`.
+    async fn intent(
+        &self,
+        call: &Call,
+        plain: Option<&Bytes>,
+        bytes: &Bytes,
+        depth: Depth,
+        collection: &Collection,
+    ) -> Result<Intent, NotUnderstood> {
         // Over REST, nothing is looked for where nothing can be told.
         let is_looked_into = depth != Depth::default() || call.is_told_by_message();
-        let intent = match plain {
+        match plain {
             Some(plain) if is_looked_into && is_long(plain.len(), 0) => {
                 Box::pin(self.peek_into_long(call, plain, depth)).await
             }
             Some(plain) => call.intent(plain, depth),
             None if depth == Depth::default() => call.intent(bytes, depth),
             // Too large to be looked into, or compressed in an unknown way: the path tells the rest.
-            None => Ok(Intent::unseen(call, &collection)),
-        };
-        let placement = match intent {
-            Ok(intent) => Placement::Points(collection, intent),
-            Err(_) => Placement::Opaque(Reason::NotUnderstood),
-        };
-        (placement, snapshot)
+            None => Ok(Intent::unseen(call, collection)),
+        }
     }
 
     /// What a compressed body stands for.

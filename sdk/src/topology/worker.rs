@@ -261,7 +261,7 @@ impl TopologyHandle {
     }
 
     /// How long ago a node last told what it knows, and so confirmed the snapshot or changed it; `None` before any has. What a
-    /// node tells without a majority, or with changes that wait for their turn, is not counted.
+    /// node tells that knows of no leader, or has changes to apply, is not counted.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         self.shared.heard.load().map(|heard| heard.elapsed())
@@ -492,9 +492,11 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
                 if let Some(peers) = view.share_peers(member.peers().into_iter().chain([&self.peers])) {
                     self.peers = peers;
                 }
-                let may_be_gone_by =
-                    matches!(view.kind, ViewKind::Standalone | ViewKind::Member { settled: true, .. });
-                if may_be_gone_by {
+                let is_reliable = matches!(
+                    view.kind,
+                    ViewKind::Standalone | ViewKind::Member { settled: true, leader: Some(_), .. }
+                );
+                if is_reliable {
                     self.shared.heard.store(Arc::new(Some(Instant::now())));
                 }
                 let peer = |view: &ClusterView| match view.kind {
@@ -590,7 +592,9 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
         let now = Instant::now();
         self.unreadable.retain(|_, until| *until > now);
         let aliases = &self.aliases.1;
-        let is_readable = |name: &String| !self.unreadable.contains_key(aliases.get(name).unwrap_or(name));
+        let is_unreadable = |name: &String| self.unreadable.contains_key(name);
+        let is_readable =
+            |name: &String| !is_unreadable(name) && !aliases.get(name).is_some_and(is_unreadable);
         self.shared.wanted.retain(|name, _| is_readable(name));
         let is_idle = self.shared.wanted.is_empty() || self.membership.freshest.is_empty();
         if self.fetching || is_idle {
@@ -717,12 +721,17 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
     /// Who the nodes are, from what all of them say.
     fn derive_membership(&mut self) {
         let mut membership = Membership::of(&self.members, &self.cluster);
+        let is_behind = membership.epoch.is_some()
+            && membership.epoch < self.epoch
+            && membership.nodes.iter().all(|node| node.reachable);
+        self.behind_since = is_behind.then(|| self.behind_since.unwrap_or_else(Instant::now));
         if is_another_cluster(&self.cluster, &membership.nodes) {
             // Addresses may have gone to other pods since the names last resolved.
             if self.candidates.problems.is_empty() {
                 tracing::warn!("all nodes belong to another cluster than before: starting from nothing");
                 self.forget_collections();
             } else {
+                self.behind_since = None;
                 let strangers = membership.nodes.iter().map(|node| node.address).collect();
                 membership = Membership { strangers, ..Membership::default() };
             }
@@ -734,10 +743,6 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
             self.cluster.clone_from(&membership.nodes);
         }
         // An older view never replaces a newer one, as long as somebody may still have that.
-        let is_behind = membership.epoch.is_some()
-            && membership.epoch < self.epoch
-            && membership.nodes.iter().all(|node| node.reachable);
-        self.behind_since = is_behind.then(|| self.behind_since.unwrap_or_else(Instant::now));
         self.epoch = self.epoch.max(membership.epoch);
         for node in membership.nodes.iter().filter(|node| !self.membership.has(node)) {
             tracing::info!(address = %node.address, peer = node.peer, reachable = node.reachable, "node");
@@ -751,7 +756,7 @@ impl<A: ClusterApi, O: Observer> Worker<A, O> {
     }
 
     fn forget_collections(&mut self) {
-        self.epoch = None;
+        (self.epoch, self.behind_since) = (None, None);
         self.aliases = Default::default();
         self.collections = Arc::default();
         self.changed.collections = true;

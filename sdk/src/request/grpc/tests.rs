@@ -50,7 +50,8 @@ fn by_id(ids: &[u64]) -> Option<q::PointsSelector> {
 }
 
 fn tenant(points: Points) -> Scope {
-    Scope { keys: Keys::Any(vec![ShardKey::Keyword("tenant".to_owned())]), points }
+    let keys = Keys::Any(vec![ShardKey::Keyword("tenant".to_owned())]);
+    Scope { keys, points, is_conditional: false }
 }
 
 /// Every write, with the same points, key and ordering wherever its message keeps them: the field
@@ -276,6 +277,27 @@ fn a_batch_of_updates_has_a_scope_per_operation() {
     let intent = intent("/qdrant.Points/UpdateBatch", &message).expect("an intent");
     assert_eq!(intent.action, Action::Write(WriteOrdering::Strong));
     assert_eq!(intent.scopes.into_vec(), expected.into_iter().map(tenant).collect::<Vec<_>>());
+}
+
+#[test]
+fn conditions_of_a_batch_are_noticed() {
+    use q::points_update_operation::{Operation, PointStructList, UpdateVectors};
+    let upsert = |update_filter, update_mode| {
+        Operation::Upsert(PointStructList { update_filter, update_mode, ..Default::default() })
+    };
+    let vectors =
+        |update_filter| Operation::UpdateVectors(UpdateVectors { update_filter, ..Default::default() });
+    for (operation, expected) in [
+        (upsert(None, None), false),
+        (upsert(Some(q::Filter::default()), None), true),
+        (upsert(None, Some(q::UpdateMode::InsertOnly.into())), true),
+        (vectors(None), false),
+        (vectors(Some(q::Filter::default())), true),
+    ] {
+        let operations = vec![q::PointsUpdateOperation { operation: Some(operation) }];
+        let message = q::UpdateBatchPoints { operations, ..Default::default() };
+        assert_eq!(scopes("/qdrant.Points/UpdateBatch", &message)[0].is_conditional, expected, "{message:?}");
+    }
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn spread() -> Collection {
 }
 
 fn intent(action: Action, keys: Keys, points: Points) -> Intent {
-    Intent { action, scopes: smallvec![Scope { keys, points }], affinity: None }
+    Intent { action, scopes: smallvec![Scope { keys, points, is_conditional: false }], affinity: None }
 }
 
 fn write(ordering: WriteOrdering, ids: &[u64]) -> Intent {
@@ -448,7 +448,7 @@ fn what_touches_too_many_shards_goes_to_any_node() {
     let shards = (0..SHARDS as ShardId).map(|id| (id, None, &[(1, Active)][..]));
     let collection = collection(&shards.collect::<Vec<_>>());
     let by_filter = |operations: usize| {
-        let scope = Scope { keys: Keys::Unspecified, points: Points::All };
+        let scope = Scope::EVERYTHING;
         let action = Action::Write(WriteOrdering::Weak);
         let intent = Intent { action, scopes: smallvec![scope; operations], affinity: None };
         let plan = plan(Target::Points(&collection, &intent), &topology(), &Weather::default(), &[], 7);

@@ -39,7 +39,7 @@ fn write(ordering: WriteOrdering, ids: impl IntoIterator<Item = u64>) -> Intent 
     let points = Points::Ids(ids.into_iter().map(PointId::Num).collect());
     Intent {
         action: Action::Write(ordering),
-        scopes: smallvec![Scope { keys: Keys::Unspecified, points }],
+        scopes: smallvec![Scope { points, ..Scope::EVERYTHING }],
         affinity: None,
     }
 }
@@ -103,7 +103,7 @@ fn what_saves_nothing_goes_whole() {
     assert_eq!(split(&write(WriteOrdering::Weak, [7]), &collection(1, None), &[]), None);
     let whole = Intent {
         action: Action::Write(WriteOrdering::Weak),
-        scopes: smallvec![Scope { keys: Keys::Unspecified, points: Points::All }],
+        scopes: smallvec![Scope::EVERYTHING],
         affinity: None,
     };
     assert_eq!(split(&whole, &collection(1, None), &[]), None);
