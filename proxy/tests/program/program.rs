@@ -40,8 +40,15 @@ pub(crate) fn run(verb: &str, arguments: &[&str], variables: &[(&str, &str)]) ->
 
 /// The program with a verb, and none of its variables: what tests are told by some is not for it.
 pub(crate) fn command(verb: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qdrant-router"));
-    command.arg(verb).stdin(Stdio::null());
+    let mut command = program(env!("CARGO_BIN_EXE_qdrant-router"));
+    command.arg(verb);
+    command
+}
+
+/// Any program that starts ours.
+pub(crate) fn program(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"QDRANT_ROUTER_") {
             command.env_remove(name);

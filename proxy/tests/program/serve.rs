@@ -2,13 +2,13 @@
 
 use std::{
     net::TcpListener,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use http::StatusCode;
 use testkit::{Block, Cluster};
 
-use crate::program::{Program, eventually, get};
+use crate::program::{Program, eventually, get, program};
 
 #[test]
 fn a_wrong_configuration_is_named_and_ends_with_two() {
@@ -120,8 +120,8 @@ async fn the_limit_of_open_files_is_the_hard_one() {
     let ip = block.proxy();
     let listeners = [("rest", 6333), ("grpc", 6334), ("admin", 9633)];
     let listeners = listeners.map(|(name, port)| format!("--listen-{name}={ip}:{port}"));
-    let program = Killed(
-        Command::new("sh")
+    let killed = Killed(
+        program("sh")
             .args([
                 "-c",
                 "ulimit -Sn 60 && ulimit -Hn 4000 && exec \"$0\" serve \"$@\"",
@@ -134,7 +134,7 @@ async fn the_limit_of_open_files_is_the_hard_one() {
             .spawn()
             .expect("a shell"),
     );
-    let limits = format!("/proc/{}/limits", program.0.id());
+    let limits = format!("/proc/{}/limits", killed.0.id());
     eventually("it listens", async || get(ip, 9633, "/livez").await.is_some()).await;
     let limits = std::fs::read_to_string(limits).expect("its limits");
     let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
