@@ -60,8 +60,7 @@ pub(crate) fn program(name: &str) -> Command {
 impl Program {
     /// `serve` on the ports of `ip`.
     pub(crate) fn serve(ip: IpAddr, arguments: &[&str]) -> Self {
-        let listeners = [("rest", 6333), ("grpc", 6334), ("admin", 9633)];
-        let listeners = listeners.map(|(name, port)| format!("--listen-{name}={ip}:{port}"));
+        let listeners = listeners(ip);
         let listeners = listeners.iter().map(String::as_str);
         Self::start(&listeners.chain(arguments.iter().copied()).collect::<Vec<_>>())
     }
@@ -115,6 +114,12 @@ impl Program {
         let kill = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().expect("kill");
         assert!(kill.success());
     }
+}
+
+/// The flags to listen on the ports of `ip`.
+pub(crate) fn listeners(ip: IpAddr) -> [String; 3] {
+    [("rest", 6333), ("grpc", 6334), ("admin", 9633)]
+        .map(|(name, port)| format!("--listen-{name}={ip}:{port}"))
 }
 
 /// Keeps what is said on `stream`, a line at a time.

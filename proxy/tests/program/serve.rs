@@ -8,7 +8,7 @@ use std::{
 use http::StatusCode;
 use testkit::{Block, Cluster};
 
-use crate::program::{Program, eventually, get, program};
+use crate::program::{Program, eventually, get, listeners, program};
 
 #[test]
 fn a_wrong_configuration_is_named_and_ends_with_two() {
@@ -118,8 +118,6 @@ impl Drop for Killed {
 async fn the_limit_of_open_files_is_the_hard_one() {
     let block = Block::claim().expect("addresses");
     let ip = block.proxy();
-    let listeners = [("rest", 6333), ("grpc", 6334), ("admin", 9633)];
-    let listeners = listeners.map(|(name, port)| format!("--listen-{name}={ip}:{port}"));
     let killed = Killed(
         program("sh")
             .args([
@@ -127,7 +125,7 @@ async fn the_limit_of_open_files_is_the_hard_one() {
                 "ulimit -Sn 60 && ulimit -Hn 4000 && exec \"$0\" serve \"$@\"",
                 env!("CARGO_BIN_EXE_qdrant-router"),
             ])
-            .args(listeners)
+            .args(listeners(ip))
             .arg("--node=127.0.0.1")
             .stdout(Stdio::null())
             .stderr(Stdio::null())

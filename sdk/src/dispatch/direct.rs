@@ -158,10 +158,7 @@ fn holder(
         .iter()
         .filter(|replica| replica.state.is_readable())
         .filter_map(|replica| topology.node(replica.peer))
-        .filter(|node| {
-            let address = node.address;
-            node.reachable && conditions.is_usable(address) && conditions.is_current(address)
-        })
+        .filter(|node| conditions.may_take(node))
         .map(|node| node.address)
         .collect();
     readable.into_iter().min_by_key(|&address| conditions.load(address))

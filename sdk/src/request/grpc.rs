@@ -301,17 +301,14 @@ fn operation_scope(mut operation: Fields<'_>, depth: Depth, room: &mut Room) -> 
     let (number, value) = operation.next().ok_or(NotUnderstood)??;
     let message = value.message()?;
     let mut scope = |points, key| write_of(message.clone(), points, key, None, depth, room).map(|of| of.0);
-    // `update_filter` and `update_mode`
-    let is_conditional = || message.clone().flatten().any(|(field, _)| matches!(field, 3 | 4));
     match number {
-        1 => Ok(Scope {
-            is_conditional: is_conditional(),
-            ..scope(Location::Structs { field: 1, vectors: 4 }, 2)?
-        }),
-        7 => Ok(Scope {
-            is_conditional: is_conditional(),
-            ..scope(Location::Structs { field: 1, vectors: 2 }, 2)?
-        }),
+        1 | 7 => {
+            let vectors = if number == 1 { 4 } else { 2 };
+            let scope = scope(Location::Structs { field: 1, vectors }, 2)?;
+            // `update_filter` and `update_mode`
+            let is_conditional = message.flatten().any(|(field, _)| matches!(field, 3 | 4));
+            Ok(Scope { is_conditional, ..scope })
+        }
         2 | 6 => Ok(Scope { points: selected(message, depth, room)?, ..Scope::EVERYTHING }),
         3..=5 => scope(Location::Selector(2), 3),
         8 => scope(Location::Selector(1), 3),

@@ -69,6 +69,11 @@ pub trait Conditions {
     fn is_current(&self, _: Address) -> bool {
         true
     }
+
+    /// Whether `node` can be reached, may be used, and is current.
+    fn may_take(&self, node: &Node) -> bool {
+        node.reachable && self.is_usable(node.address) && self.is_current(node.address)
+    }
 }
 
 /// Where a request goes.
@@ -161,13 +166,7 @@ fn among_holders(
         }
     };
     let holders = costs.holders().filter_map(|(peer, saved)| Some((topology.node(peer)?, saved)));
-    let usable = holders.filter(|(node, _)| {
-        let address = node.address;
-        node.reachable
-            && !tried.contains(&address)
-            && conditions.is_usable(address)
-            && conditions.is_current(address)
-    });
+    let usable = holders.filter(|(node, _)| !tried.contains(&node.address) && conditions.may_take(node));
     let choice = Choice { intent, costs: &costs, touched: &touched, topology, conditions, dice };
     choice.among(usable)
 }

@@ -32,10 +32,7 @@ pub(crate) struct Split {
 
 /// The nodes that may take a part of a write at this moment.
 pub(crate) fn takers(topology: &Topology, conditions: &impl Conditions) -> SmallVec<[PeerId; 8]> {
-    let may_take = |node: &&Node| {
-        node.reachable && conditions.is_usable(node.address) && conditions.is_current(node.address)
-    };
-    topology.nodes().iter().filter(may_take).filter_map(|node| node.peer).collect()
+    topology.nodes().iter().filter(|node| conditions.may_take(node)).filter_map(|node| node.peer).collect()
 }
 
 // === impl Split ===
