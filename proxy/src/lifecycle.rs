@@ -60,6 +60,8 @@ pub struct Proxy {
     pub telemetry: Arc<Telemetry>,
     /// What happened lately.
     pub journal: Arc<Journal>,
+    /// How old connections of clients become; as old as their clients like, where it is not set.
+    pub max_connection_age: Option<Duration>,
     draining: Arc<AtomicBool>,
 }
 
@@ -77,6 +79,7 @@ impl Proxy {
             metrics: Arc::new(Metrics::new()),
             telemetry: Arc::default(),
             journal: Arc::default(),
+            max_connection_age: None,
             draining: Arc::default(),
         }
     }
@@ -138,8 +141,9 @@ pub async fn serve(
         "listening"
     );
     let workers = Arc::new(Workers::start(workers, &proxy)?);
-    let rest = tokio::spawn(listen::serve_on(workers.clone(), listeners.rest, stopped.clone()));
-    let grpc = tokio::spawn(listen::serve_on(workers, listeners.grpc, stopped));
+    let rest =
+        tokio::spawn(listen::serve_on(workers.clone(), listeners.rest, proxy.clone(), stopped.clone()));
+    let grpc = tokio::spawn(listen::serve_on(workers, listeners.grpc, proxy.clone(), stopped));
     let admin = tokio::spawn(admin::serve(listeners.admin, proxy.clone()));
     let telemetry = proxy.telemetry.clone();
 

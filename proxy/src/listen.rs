@@ -30,7 +30,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -47,6 +47,7 @@ use self::{
 };
 use crate::{
     lifecycle::Proxy,
+    metrics::Refusal,
     workers::{Desk, Workers},
 };
 
@@ -65,6 +66,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections per listener.
 const MAX_CONNECTIONS: u32 = 10_000;
 
+/// The part of their age by which connections end earlier than they must, each by another: those that came together do
+/// not all come back at once.
+const AGE_SPREAD: f64 = 0.2;
+
 /// The pause before the rest of how an HTTP/2 connection begins is looked for.
 const PREFACE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -77,8 +82,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves connections on this runtime until `stopped`, then waits for those that are open to finish their requests.
 pub async fn serve(listener: TcpListener, proxy: Proxy, stopped: watch::Receiver<bool>) {
-    let desk = Arc::new(Desk::shared(proxy));
-    accept(listener, stopped, |tcp, arrival| {
+    let desk = Arc::new(Desk::shared(proxy.clone()));
+    accept(listener, &proxy, stopped, |tcp, arrival| {
         let visit = Visit::new(desk.clone());
         tokio::spawn(Attended::new(visit.clone(), arrival.serve(tcp, visit)));
     })
@@ -86,16 +91,23 @@ pub async fn serve(listener: TcpListener, proxy: Proxy, stopped: watch::Receiver
 }
 
 /// As [`serve`], on the threads of `workers`.
-pub async fn serve_on(workers: Arc<Workers>, listener: TcpListener, stopped: watch::Receiver<bool>) {
-    accept(listener, stopped, |tcp, arrival| workers.serve(tcp, arrival)).await;
+pub async fn serve_on(
+    workers: Arc<Workers>,
+    listener: TcpListener,
+    proxy: Proxy,
+    stopped: watch::Receiver<bool>,
+) {
+    accept(listener, &proxy, stopped, |tcp, arrival| workers.serve(tcp, arrival)).await;
 }
 
 async fn accept(
     listener: TcpListener,
+    proxy: &Proxy,
     mut stopped: watch::Receiver<bool>,
     serve: impl Fn(TcpStream, Arrival),
 ) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
+    let mut number: u32 = 0;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -103,9 +115,12 @@ async fn accept(
                     // Beyond the limit a connection is closed at once, so that the others are served.
                     let Ok(permit) = connections.clone().try_acquire_owned() else {
                         tracing::debug!(most = MAX_CONNECTIONS, "a connection is one too many");
+                        proxy.metrics.clients.refused(Refusal::TooMany);
                         continue;
                     };
-                    serve(tcp, Arrival { stopped: stopped.clone(), permit });
+                    number = number.wrapping_add(1);
+                    let aged = proxy.max_connection_age.map(|most| Instant::now() + age(most, number));
+                    serve(tcp, Arrival { end: End { stopped: stopped.clone(), aged }, permit });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -120,10 +135,33 @@ async fn accept(
     let _ = connections.acquire_many(MAX_CONNECTIONS).await;
 }
 
+/// How old the connection of this number becomes, which is `most` at most.
+fn age(most: Duration, number: u32) -> Duration {
+    // Multiples of the golden ratio are spread evenly however many there are.
+    let part = f64::from(number.wrapping_mul(0x9e37_79b9)) / f64::from(u32::MAX);
+    most.mul_f64(1.0 - AGE_SPREAD * part)
+}
+
 /// What a connection comes with.
 pub(crate) struct Arrival {
-    stopped: watch::Receiver<bool>,
+    end: End,
     permit: OwnedSemaphorePermit,
+}
+
+/// When a connection is told to end.
+#[derive(Clone)]
+struct End {
+    /// When the proxy stops.
+    stopped: watch::Receiver<bool>,
+    /// When it is as old as it may become.
+    aged: Option<Instant>,
+}
+
+impl End {
+    /// When the proxy stops, however old it is: where an answer tells that it is the last.
+    fn stop(&self) -> Self {
+        Self { stopped: self.stopped.clone(), aged: None }
+    }
 }
 
 /// What a client speaks.
@@ -136,7 +174,8 @@ enum Protocol {
 impl Arrival {
     /// Serves the connection, until it ends or is told to stop.
     pub(crate) async fn serve(self, tcp: TcpStream, visit: Arc<Visit>) {
-        let Self { stopped, permit } = self;
+        let Self { end, permit } = self;
+        let connected = visit.desk().proxy.metrics.clients.connected();
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
@@ -144,20 +183,17 @@ impl Arrival {
             None => {
                 let protocol = tokio::time::timeout(HEADER_TIMEOUT, spoken(&tcp));
                 if let Ok(Ok(protocol)) = protocol.await {
-                    converse(protocol, tcp, stopped, visit).await;
+                    converse(protocol, tcp, end, visit).await;
                 }
             }
             Some(tls) => {
                 let handshake = tokio::time::timeout(HEADER_TIMEOUT, TlsAcceptor::from(tls).accept(tcp));
-                let stream = match handshake.await {
-                    Ok(Ok(stream)) => Some(stream),
-                    Ok(Err(error)) => {
-                        tracing::debug!(%error, "a client's TLS handshake failed");
-                        None
-                    }
-                    Err(_) => None,
-                };
-                if let Some(stream) = stream {
+                let handshake = handshake.await.map_err(io::Error::from).flatten();
+                if let Err(error) = &handshake {
+                    tracing::debug!(%error, "a client's TLS handshake failed");
+                    visit.desk().proxy.metrics.clients.refused(Refusal::Tls);
+                }
+                if let Ok(stream) = handshake {
                     if stream.get_ref().1.peer_certificates().is_some() {
                         visit.set_known();
                     }
@@ -166,23 +202,23 @@ impl Arrival {
                         Some(b"h2") => Protocol::Http2,
                         _ => Protocol::Http1,
                     };
-                    Box::pin(converse(protocol, stream, stopped, visit)).await;
+                    Box::pin(converse(protocol, stream, end, visit)).await;
                 }
             }
         }
-        drop(permit);
+        drop((connected, permit));
     }
 }
 
 /// Serves a connection whose protocol is known.
-async fn converse<S>(protocol: Protocol, stream: S, stopped: watch::Receiver<bool>, visit: Arc<Visit>)
+async fn converse<S>(protocol: Protocol, stream: S, end: End, visit: Arc<Visit>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let served = match protocol {
         // It has room for a request, which a connection of HTTP/2 does without while there is none.
-        Protocol::Http1 => Box::pin(converse_plainly(stream, stopped, visit)).await,
-        Protocol::Http2 => Err(converse_in_streams(stream, stopped, visit).await.into()),
+        Protocol::Http1 => Box::pin(converse_plainly(stream, end, visit)).await,
+        Protocol::Http2 => Err(converse_in_streams(stream, end, visit).await.into()),
     };
     if let Err(error) = served {
         tracing::debug!(error, "a client connection ended");
@@ -190,11 +226,7 @@ where
 }
 
 /// Serves a connection of HTTP/1.1.
-async fn converse_plainly<S>(
-    stream: S,
-    stopped: watch::Receiver<bool>,
-    visit: Arc<Visit>,
-) -> Result<(), BoxError>
+async fn converse_plainly<S>(stream: S, end: End, visit: Arc<Visit>) -> Result<(), BoxError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -203,17 +235,17 @@ where
         let visit = visit.clone();
         async move { answer(&visit, request).await }
     };
-    let plain = Plain::new(stream).serve(answer, &is_ending);
-    let end = |_: Pin<&mut _>| is_ending.store(true, Ordering::Relaxed);
-    match until_stopped(plain, stopped.clone(), end).await? {
+    let plain = Plain::new(stream, end.aged).serve(answer, &is_ending);
+    let tell = |_: Pin<&mut _>| is_ending.store(true, Ordering::Relaxed);
+    match until_told(plain, end.stop(), tell).await? {
         // What is rare lies in a box, so that the future of what is common is small.
-        Some(other) => Box::pin(converse_fully(other, stopped, visit)).await,
+        Some(other) => Box::pin(converse_fully(other, end, visit)).await,
         None => Ok(()),
     }
 }
 
 /// Serves a connection of HTTP/2; tells why it has ended.
-async fn converse_in_streams<S>(stream: S, stopped: watch::Receiver<bool>, visit: Arc<Visit>) -> String
+async fn converse_in_streams<S>(stream: S, end: End, visit: Arc<Visit>) -> String
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -231,24 +263,26 @@ where
         };
         tokio::spawn(Box::into_pin(Box::write(task, Attended::new(visit.clone(), exchange.answer(answer)))));
     };
-    let end = |_: Pin<&mut _>| is_ending.store(true, Ordering::Relaxed);
-    until_stopped(http2::serve(stream, accept, &is_ending), stopped, end).await
+    let tell = |_: Pin<&mut _>| is_ending.store(true, Ordering::Relaxed);
+    until_told(http2::serve(stream, accept, &is_ending), end, tell).await
 }
 
 /// Serves what a connection brings from the first request on that is not plain.
 async fn converse_fully<S>(
     Other { stream, read }: Other<S>,
-    stopped: watch::Receiver<bool>,
+    end: End,
     visit: Arc<Visit>,
 ) -> Result<(), BoxError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = TokioIo::new(Joined::new(read, stream));
+    let stop = end.stop();
     let service = service_fn(move |request: Request<Incoming>| {
         let visit = visit.clone();
+        let is_aged = end.aged.is_some_and(|aged| aged <= Instant::now());
         async move {
-            let is_last = has_unclear_end(&request);
+            let is_last = is_aged || has_unclear_end(&request);
             let mut response = answer(&visit, request.map(Prompt::new)).await;
             if is_last {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -257,18 +291,19 @@ where
         }
     });
     let connection = http1().serve_connection(stream, service);
-    until_stopped(connection, stopped, GracefulConnection::graceful_shutdown).await.map_err(Into::into)
+    until_told(connection, stop, GracefulConnection::graceful_shutdown).await.map_err(Into::into)
 }
 
-/// Drives a connection, which is told to `end`, and finishes what it has begun, once it is `stopped`.
-async fn until_stopped<C: Future>(
+/// Drives a connection, which is told to end, and finishes what it has begun, once its `end` has come.
+async fn until_told<C: Future>(
     connection: C,
-    stopped: watch::Receiver<bool>,
-    end: impl Fn(Pin<&mut C>),
+    End { stopped, aged }: End,
+    tell: impl Fn(Pin<&mut C>),
 ) -> C::Output {
     let mut connection = pin!(connection);
     let mut change = stopped.clone();
     let mut change = pin!(change.changed());
+    let mut aging = pin!(aged.map(sleep_until));
     let (mut is_new, mut is_ending) = (true, false);
     let mut waiting: Option<Waker> = None;
     poll_fn(|cx| {
@@ -278,13 +313,16 @@ async fn until_stopped<C: Future>(
         {
             return Poll::Ready(output);
         }
-        // The change wakes whoever waits for it, so that it need not be waited for anew with each request.
+        // The change and the clock wake whoever waits for them, so that they need not be waited for anew with each request.
         let is_waiting = waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        if !is_ending && (!is_waiting || stopped.has_changed().unwrap_or(true)) {
+        let is_aged = || aging.as_ref().as_pin_ref().is_some_and(|aging| aging.is_elapsed());
+        if !is_ending && (!is_waiting || stopped.has_changed().unwrap_or(true) || is_aged()) {
             waiting = Some(cx.waker().clone());
-            is_ending = change.as_mut().poll(cx).is_ready();
+            let is_stopped = change.as_mut().poll(cx).is_ready();
+            let is_aged = aging.as_mut().as_pin_mut().is_some_and(|aging| aging.poll(cx).is_ready());
+            is_ending = is_stopped || is_aged;
             if is_ending {
-                end(connection.as_mut());
+                tell(connection.as_mut());
             }
         }
         connection.as_mut().poll(cx)
@@ -365,17 +403,49 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn a_connection_is_told_once_when_it_is_as_old_as_it_may_become() {
+        let begin = Instant::now();
+        let (_stop, stopped) = watch::channel(false);
+        let end = End { stopped, aged: Some(begin + Duration::from_secs(60)) };
+        let told = std::cell::Cell::new(0);
+        // It goes on for a while, to finish what it has begun, and is woken every second.
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        let connection = poll_fn(|cx| {
+            while seconds.poll_tick(cx).is_ready() {}
+            if told.get() > 0 && begin.elapsed().as_secs() == 65 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        until_told(connection, end, |_| {
+            assert_eq!(begin.elapsed().as_secs(), 60);
+            told.set(told.get() + 1);
+        })
+        .await;
+        assert_eq!(told.get(), 1);
+    }
+
+    #[test]
+    fn connections_that_come_together_grow_old_one_after_the_other() {
+        let most = Duration::from_secs(1000);
+        let mut ended = [0; 200];
+        for number in 1..=20_000 {
+            let early = most - age(most, number);
+            ended[usize::try_from(early.as_secs()).expect("a fifth at most")] += 1;
+        }
+        assert!(ended.iter().all(|&count| (95..=105).contains(&count)), "{ended:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_request_that_has_begun_to_come_is_served_though_the_end_was_told_before() {
         let (mut client, server) = duplex(1 << 10);
         let (stop, stopped) = watch::channel(false);
         stop.send_replace(true);
+        let end = End { stopped, aged: None };
         let read = Bytes::from("PUT / HTTP/1.1\r\ncontent-length: 5\r\n\r\n[1");
         let echo = service_fn(async |request: Request<Incoming>| {
             let body = request.into_body().collect().await.expect("a body").to_bytes();
             Ok::<_, Infallible>(Response::new(Full::new(body)))
         });
         let connection = http1().serve_connection(TokioIo::new(Joined::new(read, server)), echo);
-        let served = until_stopped(connection, stopped, GracefulConnection::graceful_shutdown);
+        let served = until_told(connection, end, GracefulConnection::graceful_shutdown);
         let (served, got) = tokio::join!(served, async {
             client.write_all(b",2]").await.expect("it is open");
             let mut got = String::new();

@@ -23,6 +23,7 @@ use prometheus_client::{
 use qdrant_router::{Routed, Router, request::Protocol};
 
 mod by_protocol;
+mod clients;
 mod cluster;
 mod observed;
 mod reloads;
@@ -30,13 +31,14 @@ mod tally;
 
 use self::{
     by_protocol::{ByProtocol, ProtocolLabels},
+    clients::Clients,
     cluster::ClusterMetrics,
     observed::Observed,
     reloads::Reloads,
     tally::Tally,
 };
 
-pub(crate) use self::{observed::ObservedTotals, tally::Totals};
+pub(crate) use self::{clients::Refusal, observed::ObservedTotals, tally::Totals};
 
 /// What all names begin with.
 const PREFIX: &str = "qdrant_router";
@@ -53,6 +55,8 @@ pub struct Metrics {
     avoided_rpcs: ByProtocol<Counter<f64, AtomicU64>>,
     known_hops: ByProtocol<Counter>,
     without_hop: ByProtocol<Counter>,
+    /// Those of connections.
+    pub(crate) clients: Clients,
     observed: Observed,
     reloads: Reloads,
     tally: Tally,
@@ -146,6 +150,7 @@ impl Metrics {
             "Requests that needed no internal RPC, of those with known hops",
             without_hop.clone(),
         );
+        let clients = Clients::register(&mut registry);
         let observed = Observed::register(&mut registry);
         let reloads = Reloads::register(&mut registry);
         let mut gauge = |name: &str, help: &str| {
@@ -168,6 +173,7 @@ impl Metrics {
             avoided_rpcs: ByProtocol::of(&avoided_rpcs),
             known_hops: ByProtocol::of(&known_hops),
             without_hop: ByProtocol::of(&without_hop),
+            clients,
             observed,
             reloads,
             tally: Tally::default(),

@@ -181,6 +181,24 @@ pub struct Serve {
     )]
     max_held_bytes: usize,
 
+    /// How old a client's connection may become
+    ///
+    /// It then ends in good order, after what is under way: the next request opens another, which may reach another
+    /// replica of the router. Without that, gRPC clients would stay for good with those that were there when they began.
+    /// Each ends up to a fifth earlier, so that not all come back at once. 0s for no limit; at most 24h. Takes effect at
+    /// the start only.
+    ///
+    /// Example: 5m
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "QDRANT_ROUTER_MAX_CONNECTION_AGE",
+        default_value = "30m",
+        allow_hyphen_values = true,
+        value_parser = value::duration(Duration::ZERO, Duration::from_secs(24 * 3600))
+    )]
+    max_connection_age: Duration,
+
     /// How often each node is asked what it holds
     ///
     /// Also how long a change that did not go through this router may go unnoticed. From 100ms to 1h.
@@ -284,7 +302,8 @@ impl Serve {
         let watch = Watch::new(self.files())?;
         let router = self.router()?;
         let listeners = self.listen().await?;
-        let proxy = Proxy::new(router.clone());
+        let mut proxy = Proxy::new(router.clone());
+        proxy.max_connection_age = Some(self.max_connection_age).filter(|age| !age.is_zero());
         proxy.speak_tls(self.tls()?);
         self.telemetry.apply(&proxy.telemetry).await?;
         let workers = self.workers();
@@ -338,7 +357,7 @@ impl Serve {
     }
 
     /// The keys that take effect at the start only, with their values.
-    fn fixed(&self) -> [(&'static str, String); 7] {
+    fn fixed(&self) -> [(&'static str, String); 8] {
         let [rest, grpc, admin] = self.listeners().map(|(key, address)| (key, address.to_string()));
         let shutdown_delay = ("shutdown_delay", value::show(self.shutdown_delay));
         let drain_timeout = ("drain_timeout", value::show(self.drain_timeout));
@@ -348,6 +367,7 @@ impl Serve {
             grpc,
             admin,
             workers,
+            ("max_connection_age", value::show(self.max_connection_age)),
             shutdown_delay,
             drain_timeout,
             ("log_format", format!("{:?}", self.log_format)),

@@ -42,6 +42,9 @@ pub(super) struct Plain<S> {
     read: BytesMut,
     /// What is to be written.
     out: Vec<u8>,
+    /// When it is as old as it may become. It then ends with an answer, and not between two requests, where it would take
+    /// with it what its client is just sending.
+    aged: Option<Instant>,
 }
 
 /// What a connection brought, from the first request that is not plain, and what brings the rest.
@@ -63,12 +66,12 @@ enum Next {
 // === impl Plain ===
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Plain<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, read: BytesMut::new(), out: Vec::new() }
+    pub(super) fn new(stream: S, aged: Option<Instant>) -> Self {
+        Self { stream, read: BytesMut::new(), out: Vec::new(), aged }
     }
 
     /// Serves the connection with what `answer` makes of its requests: to its end, until one was answered after it
-    /// `is_ending`, or until one comes that is not plain.
+    /// `is_ending` or is as old as it may become, or until one comes that is not plain.
     ///
     /// # Errors
     ///
@@ -100,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Plain<S> {
                 })
                 .await?
             };
-            let is_last = is_ending.load(Ordering::Relaxed);
+            let is_last = is_ending.load(Ordering::Relaxed) || self.aged.is_some_and(|aged| aged <= began);
             self.send(response, is_last).await?;
             if is_last {
                 break;

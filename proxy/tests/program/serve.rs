@@ -5,10 +5,18 @@ use std::{
     process::{Child, Stdio},
 };
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use testkit::{Block, Cluster};
+use tokio::net::TcpStream;
 
-use crate::program::{Program, eventually, get, listeners, program};
+use crate::{
+    program::{Program, eventually, get, listeners, program},
+    telling::{metric, ready},
+};
 
 #[test]
 fn a_wrong_configuration_is_named_and_ends_with_two() {
@@ -159,4 +167,49 @@ async fn who_is_told_to_stop_serves_on_while_others_notice() {
     let (ended, said) = tokio::task::spawn_blocking(move || program.end()).await.expect("a thread");
     assert_eq!(ended.code(), Some(0), "{said}");
     assert_eq!(status(6333, "/collections").await, None, "a second signal skips the rest of the delay");
+}
+
+/// Clients that never stop asking are served by one connection after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_old_end_and_no_request_with_them() {
+    let cluster = Cluster::builder().nodes(1).start().await.expect("a cluster");
+    let (ip, node) = (cluster.block().proxy(), format!("--node={}", cluster.node(0).ip()));
+    let _program = Program::serve(ip, &[&node, "--max-connection-age=1s"]);
+    ready(ip).await;
+    let request =
+        || Request::get(format!("http://{ip}/collections")).body(Empty::<Bytes>::new()).expect("one");
+    let connect = async |port| TokioIo::new(TcpStream::connect((ip, port)).await.expect("a connection"));
+
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), connect(6334).await).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let mut count = 0;
+    while sender.ready().await.is_ok() {
+        let answer = match sender.send_request(request()).await {
+            // The end was told in the meantime, and it was not sent.
+            Err(error) if error.is_canceled() => break,
+            answer => answer.expect("an answer"),
+        };
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.into_body().collect().await.expect("all of it");
+        count += 1;
+    }
+    connection.await.expect("no panic").expect("an orderly end");
+    assert!(count > 1, "{count} requests");
+
+    let (mut sender, connection) = http1::handshake(connect(6333).await).await.expect("HTTP/1.1");
+    let connection = tokio::spawn(connection);
+    loop {
+        sender.ready().await.expect("it has not said that it ends");
+        let answer = sender.send_request(request()).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        let is_last = answer.headers().get(header::CONNECTION).is_some_and(|value| value == "close");
+        answer.into_body().collect().await.expect("all of it");
+        if is_last {
+            break;
+        }
+    }
+    connection.await.expect("no panic").expect("an orderly end");
+    eventually("none is open", async || metric(ip, "qdrant_router_client_connections").await == Some(0.0))
+        .await;
 }

@@ -20,7 +20,10 @@ use testkit::Cluster;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::program::{Program, eventually, run};
+use crate::{
+    program::{Program, eventually, run},
+    telling::metric,
+};
 
 /// A certificate for `router.test`, written to two files; the certificate itself.
 fn issue(certificates: &Path, key: &Path) -> CertificateDer<'static> {
@@ -86,7 +89,10 @@ async fn clients_speak_tls_and_new_certificates_are_taken_over() {
     let second = issue(&certificates, &key);
     eventually("the new certificate is shown", async || connect(ip, 6333, &second, b"h2").await.is_some())
         .await;
+    let refused = async || metric(ip, "qdrant_router_client_connections_refused_total{reason=\"tls\"}").await;
+    let before = refused().await.expect("a count");
     assert!(connect(ip, 6333, &first, b"h2").await.is_none());
+    eventually("who does not trust it is counted", async || refused().await == Some(before + 1.0)).await;
     program.terminate();
 }
 

@@ -39,7 +39,7 @@ fn stalled() -> Answer {
 /// A client, and what serves it.
 fn connected() -> (DuplexStream, Plain<DuplexStream>) {
     let (client, server) = duplex(1 << 20);
-    (client, Plain::new(server))
+    (client, Plain::new(server, None))
 }
 
 /// What a client gets that sends `requests` and then nothing, and how that ended.
@@ -63,6 +63,29 @@ where
 fn undated(answer: &str) -> String {
     assert!(answer.contains("\r\ndate: "), "{answer}");
     answer.split_inclusive("\r\n").filter(|line| !line.starts_with("date: ")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_old_ends_with_an_answer_and_not_before() {
+    let (mut client, server) = duplex(1 << 10);
+    let plain = Plain::new(server, Some(Instant::now() + Duration::from_secs(10)));
+    let is_ending = AtomicBool::new(false);
+    let (served, answers) = tokio::join!(plain.serve(|_| ready(whole("{}")), &is_ending), async {
+        let mut answers = Vec::new();
+        let mut answer = [0; 1 << 10];
+        loop {
+            client.write_all(GET).await.expect("it is open");
+            let length = client.read(&mut answer).await.expect("it is open");
+            answers.push(String::from_utf8_lossy(&answer[..length]).contains("connection: close"));
+            if answers.last() == Some(&true) {
+                return answers;
+            }
+            tokio::time::sleep(Duration::from_secs(4)).await;
+        }
+    });
+    assert!(matches!(served, Ok(None)));
+    // After 0, 4 and 8 seconds, and after 12, when the last of them has waited since 8.
+    assert_eq!(answers, [false, false, false, false, true]);
 }
 
 #[tokio::test(start_paused = true)]
