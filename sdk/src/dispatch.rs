@@ -211,7 +211,7 @@ impl Dispatcher {
         let (mut broken, mut errors) = (0, 0);
         let mut credit = Credit::default();
         // An answer that asks for another node, for when no other has a better one.
-        let mut poor: Option<Answer> = None;
+        let mut poor: Option<(Asks, Answer)> = None;
         // Nodes that answered poorly what others have a part in: theirs is the fault once another node answers
         // the same request well.
         let mut suspects: SmallVec<[Address; MAX_ATTEMPTS]> = SmallVec::new();
@@ -282,11 +282,14 @@ impl Dispatcher {
                 }
                 Event::Ended(plan, Ok((response, in_flight))) => {
                     let attempts = tried.len() - excluded;
-                    let asks = Asks::of(job.protocol, &response);
-                    let is_poor = asks == Asks::Another
-                        && can_send_again
-                        && repeatable.allows(Sent::Unknown, errors + 1)
-                        && !matches!(job.placement, Placement::Local(_));
+                    let asks = Asks::of(job.protocol, job.class, &response);
+                    let may_go_on = match asks {
+                        Asks::Another => repeatable.allows(Sent::Unknown, errors + 1),
+                        Asks::Other => repeatable.allows(Sent::No, errors),
+                        Asks::Pause(_) | Asks::Nothing => false,
+                    };
+                    let is_poor =
+                        may_go_on && can_send_again && !matches!(job.placement, Placement::Local(_));
                     let is_read = job.class == Class::Read;
                     match (is_read, collection, asks) {
                         (false, ..) => {}
@@ -320,7 +323,7 @@ impl Dispatcher {
                             }
                             tracing::debug!(address = %plan.address, "asks for another node");
                             errors += 1;
-                            poor.get_or_insert(answer);
+                            poor.get_or_insert((asks, answer));
                             self.topology.refresh();
                             // Of what may not be sent at will, one copy at a time is enough.
                             if repeatable == Repeatable::Freely || race.is_over() {
@@ -349,7 +352,10 @@ impl Dispatcher {
                 next = Next::Attempt;
             }
         }
-        if let Some(answer) = poor {
+        // That one node has refused says nothing of an attempt after it that broke off.
+        if let Some((asks, answer)) = poor
+            && (asks != Asks::Other || broken == 0)
+        {
             return Ok(Answer { attempts: tried.len() - excluded, ..answer });
         }
         Err(if failures.is_empty() {

@@ -283,6 +283,16 @@ impl Call {
         }
     }
 
+    /// Whether it reads points: Qdrant heeds no [`Affinity`] where it tells what a collection is like.
+    pub(crate) fn reads_points(&self) -> bool {
+        self.class == Class::Read
+            && match self.layout {
+                Layout::Rest(layout) => layout != json::Layout::Nothing || self.point.is_some(),
+                Layout::Grpc(method) => method.reads_points(),
+                Layout::Nothing => false,
+            }
+    }
+
     /// Whether the body is a message that names the collection.
     pub(crate) fn is_told_by_message(&self) -> bool {
         matches!(self.layout, Layout::Grpc(_))

@@ -85,7 +85,7 @@ fn judge(
         findings.push(Finding::problem(
             "collections",
             format!("{name}: shards {} have fewer than {copies} copies that can be read", listed(thin)),
-            "bring back the nodes that hold the others; Qdrant then recovers them by itself. For a node that is gone for good, replicate the shards to another (`replicate_shard`)",
+            "bring back the nodes that hold the others; Qdrant then recovers them by itself, unless they are over their quota of storage (`GET /quotas`, Qdrant 1.19). For a node that is gone for good, replicate the shards to another (`replicate_shard`)",
         ));
     }
     if copies == 1 && nodes > 1 {

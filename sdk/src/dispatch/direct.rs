@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     aside::is_long,
-    request::{Action, Body, Call, Class, Keys, Protocol, Repeat, retrieve},
+    request::{Action, Affinity, Body, Call, Class, Keys, Protocol, Repeat, retrieve},
     route::{Conditions, Local, Plan, Reason, Target, plan},
     topology::{Address, Collection, PointId, ShardId, Topology},
 };
@@ -69,7 +69,11 @@ impl Dispatcher {
     /// only one.
     pub(crate) fn direct(&self, call: &Call, job: &Job) -> Option<DirectRead> {
         let Placement::Points(collection, intent) = &job.placement else { return None };
-        if !self.direct_point_reads || intent.action != Action::Read || intent.affinity.is_some() {
+        if !self.direct_point_reads || intent.action != Action::Read {
+            return None;
+        }
+        // One shard is asked as it is, whatever the affinity; a node of 1.19 heeds it also where others do not yet.
+        if Affinity::of(&job.head.headers).is_some() {
             return None;
         }
         let wanted = retrieve(call, job.plain.as_deref().filter(|body| body.len() <= MAX_BODY)?)?;

@@ -256,7 +256,7 @@ impl From<Response<Bytes>> for Reply {
 }
 
 /// The kinds that Qdrant's errors begin with; the same kind begins the error of the whole.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "Wrong input: ",
     "Not found: ",
     "Service internal error: ",
@@ -266,6 +266,7 @@ const KINDS: [&str; 9] = [
     "Forbidden: ",
     "Pre-condition failure: ",
     "Shard temporarily unavailable: ",
+    "Insufficient storage: ",
 ];
 
 const OUT_OF: &str = " out of ";

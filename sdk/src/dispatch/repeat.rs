@@ -7,7 +7,7 @@ use percent_encoding::percent_decode;
 
 use super::Placement;
 use crate::{
-    request::{Action, Intent, Protocol, Repeat},
+    request::{Action, Class, Intent, Protocol, Repeat},
     topology::WriteOrdering,
     transport::Sent,
 };
@@ -57,6 +57,10 @@ pub(super) enum Asks {
     /// RESOURCE_EXHAUSTED), but without the time after which to come back. And a node whose view of the shards is
     /// behind tells FAILED_PRECONDITION over gRPC, where REST has `500`.
     Another,
+    /// The node has refused at its door what another one may take: over its own quota of storage (`507`, and
+    /// RESOURCE_EXHAUSTED with a mark), it proposes no index and no vector name to the cluster (Qdrant 1.19). A write of points
+    /// that is refused so is the client's, because it reached other nodes first.
+    Other,
     /// A limit is reached (`429`, RESOURCE_EXHAUSTED), and this is how long the node wants to be left alone; zero where
     /// that cannot be read. Qdrant counts reads per collection and node.
     Pause(Duration),
@@ -129,17 +133,19 @@ impl Repeatable {
 // === impl Asks ===
 
 impl Asks {
-    pub(super) fn of<B>(protocol: Protocol, response: &Response<B>) -> Self {
+    pub(super) fn of<B>(protocol: Protocol, class: Class, response: &Response<B>) -> Self {
         let headers = response.headers();
         let limited_or = |otherwise| pause(headers).map_or(otherwise, Self::Pause);
+        let no_storage = if class == Class::Consensus { Self::Other } else { Self::Nothing };
         match protocol {
             Protocol::Rest => match response.status() {
                 StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE => Self::Another,
                 StatusCode::TOO_MANY_REQUESTS => limited_or(Self::Another),
+                StatusCode::INSUFFICIENT_STORAGE => no_storage,
                 _ => Self::Nothing,
             },
             Protocol::Grpc => match headers.get(GRPC_STATUS).map(HeaderValue::as_bytes) {
-                Some(b"8") if headers.contains_key(NO_STORAGE) => limited_or(Self::Nothing),
+                Some(b"8") if headers.contains_key(NO_STORAGE) => limited_or(no_storage),
                 Some(b"8") => limited_or(Self::Another),
                 Some(b"9") if says(headers, "No target shard") => Self::Another,
                 Some(b"13" | b"14") => Self::Another,
@@ -209,16 +215,24 @@ mod tests {
         for (status, asks) in
             [(200, false), (400, false), (429, true), (500, true), (503, true), (504, false)]
         {
-            assert_eq!(Asks::of(Protocol::Rest, &answer(status, None)) == Asks::Another, asks, "{status}");
+            assert_eq!(
+                Asks::of(Protocol::Rest, Class::Read, &answer(status, None)) == Asks::Another,
+                asks,
+                "{status}"
+            );
         }
         for (code, asks) in
             [("0", false), ("3", false), ("8", true), ("9", false), ("13", true), ("14", true)]
         {
-            assert_eq!(Asks::of(Protocol::Grpc, &answer(200, Some(code))) == Asks::Another, asks, "{code}");
+            assert_eq!(
+                Asks::of(Protocol::Grpc, Class::Read, &answer(200, Some(code))) == Asks::Another,
+                asks,
+                "{code}"
+            );
         }
         for (status, asks) in [(200, false), (404, false), (502, true), (503, true)] {
             assert_eq!(
-                Asks::of(Protocol::Grpc, &answer(status, None)) == Asks::Another,
+                Asks::of(Protocol::Grpc, Class::Read, &answer(status, None)) == Asks::Another,
                 asks,
                 "HTTP {status}"
             );
@@ -232,14 +246,28 @@ mod tests {
             let head = headers.iter().fold(head, |head, (name, value)| head.header(*name, *value));
             head.body(()).expect("a response")
         };
-        let grpc = |headers: &[_]| Asks::of(Protocol::Grpc, &answer(200, headers)) == Asks::Another;
-        let limit = Asks::of(Protocol::Rest, &answer(429, &[("retry-after", "7")]));
+        let grpc =
+            |headers: &[_]| Asks::of(Protocol::Grpc, Class::Read, &answer(200, headers)) == Asks::Another;
+        let limit = Asks::of(Protocol::Rest, Class::Read, &answer(429, &[("retry-after", "7")]));
         assert_eq!(limit, Asks::Pause(Duration::from_secs(7)));
         assert!(!grpc(&[("grpc-status", "8"), ("retry-after", "7")]), "a limit");
         assert!(!grpc(&[("grpc-status", "8"), (NO_STORAGE, "1")]), "a quota");
         let behind = "Pre-condition%20failure:%20No%20target%20shard%203%20found%20for%20update";
         assert!(grpc(&[("grpc-status", "9"), ("grpc-message", behind)]), "its view is behind");
         assert!(!grpc(&[("grpc-status", "9"), ("grpc-message", "Locked")]), "a lock");
+    }
+
+    #[test]
+    fn a_quota_of_one_node_is_no_reason_for_another_to_propose_nothing() {
+        let rest = Response::builder().status(507).body(()).expect("a response");
+        let grpc = Response::builder().header("grpc-status", "8").header(NO_STORAGE, "1");
+        let grpc = grpc.body(()).expect("a response");
+        for (class, asks) in
+            [(Class::Consensus, Asks::Other), (Class::Write, Asks::Nothing), (Class::Read, Asks::Nothing)]
+        {
+            assert_eq!(Asks::of(Protocol::Rest, class, &rest), asks, "{class:?}");
+            assert_eq!(Asks::of(Protocol::Grpc, class, &grpc), asks, "{class:?}");
+        }
     }
 
     #[test]
@@ -251,9 +279,9 @@ mod tests {
             let head = Response::builder().header("grpc-status", status).header("retry-after", "7");
             head.body(()).expect("a response")
         };
-        let seconds = |protocol, response| match Asks::of(protocol, &response) {
+        let seconds = |protocol, response| match Asks::of(protocol, Class::Read, &response) {
             Asks::Pause(pause) => Some(pause.as_secs()),
-            Asks::Another | Asks::Nothing => None,
+            Asks::Another | Asks::Other | Asks::Nothing => None,
         };
         assert_eq!(seconds(Protocol::Rest, rest(429, "7")), Some(7));
         assert_eq!(seconds(Protocol::Rest, rest(429, "Wed, 21 Oct 2015 07:28:00 GMT")), Some(0));

@@ -54,7 +54,10 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
+    use crate::request::{Call, Protocol};
 
     /// Computed by Qdrant 1.19.
     #[test]
@@ -75,5 +78,24 @@ mod tests {
             assert_eq!(peers, order, "{value}");
         }
         assert_eq!(Affinity::new(b""), None);
+    }
+
+    #[test]
+    fn reads_of_points_alone_heed_it() {
+        let rest = |method: &str, path: &str| {
+            let (method, uri) = (method.parse().expect("a method"), path.parse().expect("a path"));
+            Call::of(Protocol::Rest, &method, &uri).reads_points()
+        };
+        assert!(rest("GET", "/collections/c/points/7"));
+        assert!(rest("POST", "/collections/c/points/query"));
+        assert!(rest("POST", "/collections/c/facet"));
+        assert!(!rest("GET", "/collections/c"));
+        assert!(!rest("GET", "/collections/c/optimizations"));
+        assert!(!rest("PUT", "/collections/c/points"));
+        let grpc = |path: &str| {
+            Call::of(Protocol::Grpc, &Method::POST, &path.parse().expect("a path")).reads_points()
+        };
+        assert!(grpc("/qdrant.Points/Get") && grpc("/qdrant.Points/QueryBatch"));
+        assert!(!grpc("/qdrant.Collections/Get") && !grpc("/qdrant.Points/Upsert"));
     }
 }

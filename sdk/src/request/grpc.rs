@@ -146,6 +146,13 @@ const METHODS: &[Method] = &[
     rpc("/qdrant.StorageRead/ReadMulti",                        NodeLocal,      Safe,       Message::Shard),
 ];
 
+impl Method {
+    /// Whether it is a read of points, and not one of what a collection is like.
+    pub(super) fn reads_points(&self) -> bool {
+        matches!(self.message, Message::Read { key: Some(_) } | Message::ReadBatch { .. })
+    }
+}
+
 /// What `path` says.
 pub(super) fn call(path: &str) -> Call {
     match METHODS.iter().find(|method| method.path == path) {

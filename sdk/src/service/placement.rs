@@ -106,7 +106,10 @@ impl Inner {
                     if Split::points(intent) == 0 && is_long(0, intent.ids()) {
                         Box::pin(self.settle(intent, collection, snapshot.hashing())).await;
                     }
-                    if affinity.is_some() && snapshot.is_at_least(Version::ROUTE_AFFINITY) {
+                    if affinity.is_some()
+                        && call.reads_points()
+                        && snapshot.is_at_least(Version::ROUTE_AFFINITY)
+                    {
                         intent.affinity = affinity;
                     }
                 }

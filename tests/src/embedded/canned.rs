@@ -63,6 +63,12 @@ impl Canned {
         Self::new(Kind::Unavailable, "shard 0 is being recovered")
     }
 
+    /// 507 and `RESOURCE_EXHAUSTED` with a mark, of a node that is over its quota (Qdrant 1.19).
+    #[must_use]
+    pub fn no_storage() -> Self {
+        Self::new(Kind::NoStorage, "Disk usage 91% is over the limit of 90%")
+    }
+
     /// This often, and then no more. Without it: until the node is healed.
     #[must_use]
     pub fn times(mut self, times: u64) -> Self {
@@ -168,6 +174,7 @@ mod tests {
                 tonic::Code::Unavailable,
                 "Shard temporarily unavailable: x",
             ),
+            (Canned::no_storage().text("x"), 507, tonic::Code::ResourceExhausted, "Insufficient storage: x"),
         ] {
             let rest = canned.rest(Instant::now());
             let grpc = canned.status();
@@ -178,6 +185,7 @@ mod tests {
                 grpc.metadata().get("retry-after").map(tonic::metadata::MetadataValue::as_bytes)
             );
             assert_eq!(retry.is_some(), status == 429);
+            assert_eq!(grpc.metadata().contains_key("qdrant-insufficient-storage"), status == 507);
         }
     }
 }

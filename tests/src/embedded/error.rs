@@ -7,7 +7,7 @@ use std::fmt;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tonic::Code;
+use tonic::{Code, metadata::MetadataValue};
 
 /// The result of everything the engine does.
 pub(crate) type OpResult<T> = Result<T, OpError>;
@@ -25,6 +25,7 @@ pub(crate) enum Kind {
     Timeout,
     Unavailable,
     RateLimited,
+    NoStorage,
     Lacking,
 }
 
@@ -84,6 +85,7 @@ impl OpError {
             Kind::Service => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
             Kind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Kind::NoStorage => StatusCode::INSUFFICIENT_STORAGE,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Lacking => StatusCode::NOT_IMPLEMENTED,
         }
@@ -97,7 +99,7 @@ impl OpError {
             Kind::Forbidden => Code::PermissionDenied,
             Kind::Service => Code::Internal,
             Kind::Timeout => Code::DeadlineExceeded,
-            Kind::RateLimited => Code::ResourceExhausted,
+            Kind::RateLimited | Kind::NoStorage => Code::ResourceExhausted,
             Kind::Unavailable => Code::Unavailable,
             Kind::Lacking => Code::Unimplemented,
         }
@@ -114,6 +116,7 @@ impl fmt::Display for OpError {
             Kind::Service => "Service internal error: ",
             Kind::Timeout => "Timeout: ",
             Kind::RateLimited => "Rate limiting exceeded: ",
+            Kind::NoStorage => "Insufficient storage: ",
             Kind::Unavailable => "Shard temporarily unavailable: ",
             Kind::Invalid | Kind::Lacking => "",
         };
@@ -125,6 +128,10 @@ impl std::error::Error for OpError {}
 
 impl From<OpError> for tonic::Status {
     fn from(error: OpError) -> Self {
-        tonic::Status::new(error.grpc_code(), error.to_string())
+        let mut status = tonic::Status::new(error.grpc_code(), error.to_string());
+        if error.kind == Kind::NoStorage {
+            status.metadata_mut().insert("qdrant-insufficient-storage", MetadataValue::from_static("1"));
+        }
+        status
     }
 }

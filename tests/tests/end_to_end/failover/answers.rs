@@ -1,6 +1,7 @@
 //! What a node answers decides who is asked next.
 
 use http::StatusCode;
+use qdrant_client::qdrant::{CreateFieldIndexCollectionBuilder, FieldType};
 use serde_json::json;
 use testkit::{Canned, Cluster};
 
@@ -50,6 +51,43 @@ async fn a_node_at_its_limit_is_left_alone_for_as_long_as_it_asks() {
     }
     assert_eq!(bed.cluster.canned_answers(1).await.expect("a count"), limited);
     assert_eq!(limited, 1, "it told so once");
+}
+
+/// The leader of consensus may be over its quota of storage where other nodes are not (Qdrant 1.19).
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_is_created_though_the_leader_is_over_its_quota() {
+    let bed = filled(Cluster::builder().nodes(3).embedded()).await;
+    let leader = bed.cluster.leader().await.expect("a leader");
+    bed.cluster.answer_with(leader, Canned::no_storage()).await.expect("a quota");
+    let index = |field: &str| json!({ "field_name": field, "field_schema": "keyword" });
+    let refusals = async || bed.cluster.canned_answers(leader).await.expect("a count");
+    bed.rest().put("/collections/books/index?wait=true", index("title")).await.expect("an index");
+    assert_eq!(refusals().await, 1, "it was asked first");
+    // Who is not known to have applied the last change is not asked for the next.
+    bed.know("books").await;
+    let author = CreateFieldIndexCollectionBuilder::new("books", "author", FieldType::Keyword);
+    bed.official().create_field_index(author).await.expect("an index");
+    assert_eq!(refusals().await, 2, "it was asked first over gRPC, too");
+
+    for node in 0..3 {
+        bed.cluster.answer_with(node, Canned::no_storage()).await.expect("a quota");
+    }
+    let asked = async || {
+        let mut asked = 0;
+        for node in 0..3 {
+            asked += bed.cluster.canned_answers(node).await.expect("a count");
+        }
+        asked
+    };
+    let before = asked().await;
+    let refused =
+        bed.rest().put("/collections/books/index?wait=true", index("year")).await.expect_err("no room");
+    assert_eq!(refused.status(), Some(StatusCode::INSUFFICIENT_STORAGE), "{refused}");
+    assert_eq!(asked().await - before, 4, "each was asked, and the Service");
+    let point = json!({ "points": [{ "id": 1, "vector": [1, 2, 3, 4] }] });
+    let refused = bed.rest().put("/collections/books/points?wait=true", point).await.expect_err("no room");
+    assert_eq!(refused.status(), Some(StatusCode::INSUFFICIENT_STORAGE), "{refused}");
+    assert_eq!(asked().await - before, 5, "Qdrant has asked the others itself");
 }
 
 /// A request says itself whether it may be repeated though it may have been processed.
