@@ -30,6 +30,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::coop,
     time::{Instant, sleep_until},
 };
 use tokio_rustls::TlsAcceptor;
@@ -317,7 +318,8 @@ async fn until_told<C: Future>(
         let is_waiting = waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         let is_aged = || aging.as_ref().as_pin_ref().is_some_and(|aging| aging.is_elapsed());
         if !is_ending && (!is_waiting || stopped.has_changed().unwrap_or(true) || is_aged()) {
-            waiting = Some(cx.waker().clone());
+            // Without budget nothing is waited for, and the next turn comes at once.
+            waiting = coop::has_budget_remaining().then(|| cx.waker().clone());
             let is_stopped = change.as_mut().poll(cx).is_ready();
             let is_aged = aging.as_mut().as_pin_mut().is_some_and(|aging| aging.poll(cx).is_ready());
             is_ending = is_stopped || is_aged;
@@ -408,12 +410,9 @@ mod tests {
         let (_stop, stopped) = watch::channel(false);
         let end = End { stopped, aged: Some(begin + Duration::from_secs(60)) };
         let told = std::cell::Cell::new(0);
-        // It goes on for a while, to finish what it has begun, and is woken every second.
-        let mut seconds = tokio::time::interval(Duration::from_secs(1));
-        let connection = poll_fn(|cx| {
-            while seconds.poll_tick(cx).is_ready() {}
-            if told.get() > 0 && begin.elapsed().as_secs() == 65 { Poll::Ready(()) } else { Poll::Pending }
-        });
+        // Nothing but the clock wakes it before. Then it goes on for a while, to finish what it has begun.
+        let mut rest = pin!(tokio::time::sleep(Duration::from_secs(65)));
+        let connection = poll_fn(|cx| if told.get() > 0 { rest.as_mut().poll(cx) } else { Poll::Pending });
         until_told(connection, end, |_| {
             assert_eq!(begin.elapsed().as_secs(), 60);
             told.set(told.get() + 1);

@@ -209,6 +209,8 @@ impl Dispatcher {
         // How many attempts broke off or hang, and how many were answered with an error that asks for another: none of
         // them says what became of the request.
         let (mut broken, mut errors) = (0, 0);
+        // Whether an attempt ended without an answer after it may have been processed.
+        let mut is_lost = false;
         let mut credit = Credit::default();
         // An answer that asks for another node, for when no other has a better one.
         let mut poor: Option<(Asks, Answer)> = None;
@@ -285,7 +287,7 @@ impl Dispatcher {
                     let asks = Asks::of(job.protocol, job.class, &response);
                     let may_go_on = match asks {
                         Asks::Another => repeatable.allows(Sent::Unknown, errors + 1),
-                        Asks::Other => repeatable.allows(Sent::No, errors),
+                        Asks::Elsewhere => repeatable.allows(Sent::No, 0),
                         Asks::Pause(_) | Asks::Nothing => false,
                     };
                     let is_poor =
@@ -322,7 +324,8 @@ impl Dispatcher {
                                 return Ok(answer);
                             }
                             tracing::debug!(address = %plan.address, "asks for another node");
-                            errors += 1;
+                            // What was refused is as if it had not been sent.
+                            errors += usize::from(asks == Asks::Another);
                             poor.get_or_insert((asks, answer));
                             self.topology.refresh();
                             // Of what may not be sent at will, one copy at a time is enough.
@@ -347,6 +350,7 @@ impl Dispatcher {
             failures.push((plan.address, error.reason));
             if error.sent == Sent::Unknown {
                 broken += 1;
+                is_lost = true;
             }
             if can_send_again && repeatable.allows(error.sent, broken) {
                 next = Next::Attempt;
@@ -354,7 +358,7 @@ impl Dispatcher {
         }
         // That one node has refused says nothing of an attempt after it that broke off.
         if let Some((asks, answer)) = poor
-            && (asks != Asks::Other || broken == 0)
+            && !(asks == Asks::Elsewhere && is_lost)
         {
             return Ok(Answer { attempts: tried.len() - excluded, ..answer });
         }

@@ -183,19 +183,19 @@ pub struct Serve {
 
     /// How old a client's connection may become
     ///
-    /// It then ends in good order, after what is under way: the next request opens another, which may reach another
-    /// replica of the router. Without that, gRPC clients would stay for good with those that were there when they began.
-    /// Each ends up to a fifth earlier, so that not all come back at once. 0s for no limit; at most 24h. Takes effect at
-    /// the start only.
+    /// It is then told to end, after what is under way: the next request opens another, which may reach another router.
+    /// Without that, gRPC clients would stay for good with those that were there when they began. Each connection ends up
+    /// to a fifth earlier, so that not all come back at once. From 1s to 24h, or 0s for no limit. Takes effect at the
+    /// start only.
     ///
-    /// Example: 5m
+    /// Example: 10m
     #[arg(
         long,
         value_name = "DURATION",
         env = "QDRANT_ROUTER_MAX_CONNECTION_AGE",
-        default_value = "30m",
+        default_value = "1h",
         allow_hyphen_values = true,
-        value_parser = value::duration(Duration::ZERO, Duration::from_secs(24 * 3600))
+        value_parser = value::duration_or_none(Duration::from_secs(1), Duration::from_secs(24 * 3600))
     )]
     max_connection_age: Duration,
 

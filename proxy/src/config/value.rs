@@ -52,6 +52,15 @@ pub(crate) fn duration(
     }
 }
 
+/// A duration from `shortest` to `longest`, or zero for none.
+pub(crate) fn duration_or_none(
+    shortest: Duration,
+    longest: Duration,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    let (none, some) = (duration(Duration::ZERO, Duration::ZERO), duration(shortest, longest));
+    move |text| none(text).or_else(|_| some(text).map_err(|reason| format!("{reason}, or `0s` for none")))
+}
+
 /// A duration as [`duration`] reads it.
 pub(crate) fn show(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
@@ -125,6 +134,17 @@ mod tests {
             ["", "30", "-30s", "1.5s", "s", "30 s", "30sec", "99ms", "0s", "2h", "99999999999999999999s"]
         {
             assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_duration_is_zero() {
+        let parse = duration_or_none(Duration::from_secs(1), Duration::from_secs(60));
+        for (text, milliseconds) in [("0s", 0), ("0ms", 0), ("1s", 1000), ("1m", 60_000)] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(milliseconds)));
+        }
+        for text in ["", "0", "999ms", "61s"] {
+            assert!(parse(text).is_err_and(|reason| reason.ends_with("or `0s` for none")), "{text}");
         }
     }
 

@@ -103,7 +103,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Plain<S> {
                 })
                 .await?
             };
-            let is_last = is_ending.load(Ordering::Relaxed) || self.aged.is_some_and(|aged| aged <= began);
+            // A client that has sent more already has an answer to that, too.
+            let is_old = self.read.is_empty() && self.aged.is_some_and(|aged| aged <= began);
+            let is_last = is_old || is_ending.load(Ordering::Relaxed);
             self.send(response, is_last).await?;
             if is_last {
                 break;

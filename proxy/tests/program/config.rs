@@ -165,6 +165,11 @@ fn a_mistake_elsewhere_names_the_flag_or_the_variable() {
         (&["--node=a"], &[("QDRANT_ROUTER_API_KEY_FILE", "/no")], "QDRANT_ROUTER_API_KEY_FILE=/no: No such"),
         (&["--node=a"], &[("QDRANT_ROUTER_CONFIG", "/no")], "--config /no: No such file"),
         (&["--shutdown-delay=1d"], &[], "--shutdown-delay 1d: a duration is"),
+        (
+            &["--max-connection-age=10ms"],
+            &[],
+            "--max-connection-age 10ms: give a duration from 1s to 24h, or `0s`",
+        ),
         (&["--max-requests=many"], &[], "--max-requests many: give a whole number"),
         (&["--max-requests-per-node", "-1"], &[], "--max-requests-per-node -1: give a whole number"),
         (&["--max-held-bytes", "-1"], &[], "--max-held-bytes -1: a size is"),

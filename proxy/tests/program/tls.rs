@@ -92,7 +92,7 @@ async fn clients_speak_tls_and_new_certificates_are_taken_over() {
     let refused = async || metric(ip, "qdrant_router_client_connections_refused_total{reason=\"tls\"}").await;
     let before = refused().await.expect("a count");
     assert!(connect(ip, 6333, &first, b"h2").await.is_none());
-    eventually("who does not trust it is counted", async || refused().await == Some(before + 1.0)).await;
+    eventually("who does not trust it is counted", async || refused().await > Some(before)).await;
     program.terminate();
 }
 

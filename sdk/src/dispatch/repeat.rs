@@ -60,7 +60,7 @@ pub(super) enum Asks {
     /// The node has refused at its door what another one may take: over its own quota of storage (`507`, and
     /// RESOURCE_EXHAUSTED with a mark), it proposes no index and no vector name to the cluster (Qdrant 1.19). A write of points
     /// that is refused so is the client's, because it reached other nodes first.
-    Other,
+    Elsewhere,
     /// A limit is reached (`429`, RESOURCE_EXHAUSTED), and this is how long the node wants to be left alone; zero where
     /// that cannot be read. Qdrant counts reads per collection and node.
     Pause(Duration),
@@ -136,7 +136,7 @@ impl Asks {
     pub(super) fn of<B>(protocol: Protocol, class: Class, response: &Response<B>) -> Self {
         let headers = response.headers();
         let limited_or = |otherwise| pause(headers).map_or(otherwise, Self::Pause);
-        let no_storage = if class == Class::Consensus { Self::Other } else { Self::Nothing };
+        let no_storage = if class == Class::Consensus { Self::Elsewhere } else { Self::Nothing };
         match protocol {
             Protocol::Rest => match response.status() {
                 StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE => Self::Another,
@@ -263,7 +263,7 @@ mod tests {
         let grpc = Response::builder().header("grpc-status", "8").header(NO_STORAGE, "1");
         let grpc = grpc.body(()).expect("a response");
         for (class, asks) in
-            [(Class::Consensus, Asks::Other), (Class::Write, Asks::Nothing), (Class::Read, Asks::Nothing)]
+            [(Class::Consensus, Asks::Elsewhere), (Class::Write, Asks::Nothing), (Class::Read, Asks::Nothing)]
         {
             assert_eq!(Asks::of(Protocol::Rest, class, &rest), asks, "{class:?}");
             assert_eq!(Asks::of(Protocol::Grpc, class, &grpc), asks, "{class:?}");
@@ -281,7 +281,7 @@ mod tests {
         };
         let seconds = |protocol, response| match Asks::of(protocol, Class::Read, &response) {
             Asks::Pause(pause) => Some(pause.as_secs()),
-            Asks::Another | Asks::Other | Asks::Nothing => None,
+            Asks::Another | Asks::Elsewhere | Asks::Nothing => None,
         };
         assert_eq!(seconds(Protocol::Rest, rest(429, "7")), Some(7));
         assert_eq!(seconds(Protocol::Rest, rest(429, "Wed, 21 Oct 2015 07:28:00 GMT")), Some(0));

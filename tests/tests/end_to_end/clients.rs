@@ -1,5 +1,8 @@
 //! Unmodified clients do a day's work through the router.
 
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
 use qdrant_client::{
     Payload,
     qdrant::{
@@ -9,7 +12,10 @@ use qdrant_client::{
     },
 };
 
-use crate::bed::Bed;
+use qdrant_router_proxy::{lifecycle::Proxy, listen};
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::bed::{Bed, official_at};
 
 fn points() -> Vec<PointStruct> {
     (0..60)
@@ -93,4 +99,26 @@ async fn both_protocols_are_served_on_both_ports() {
     assert_eq!(rest_on_grpc_port.get("/collections").await.expect("a list")["status"], "ok");
     let grpc_on_rest_port = crate::bed::official_at(bed.proxy.rest_addr);
     assert!(grpc_on_rest_port.health_check().await.expect("a reply").title.contains("qdrant"));
+}
+
+/// Whose connection ends while many of its calls are on their way, on all of which it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_client_does_not_notice_that_its_connections_grow_old() {
+    const AGE: Duration = Duration::from_secs(1);
+    let bed = Bed::new().await;
+    bed.collection("books", serde_json::json!({ "shard_number": 3 })).await;
+    let mut proxy = Proxy::new(bed.router.clone());
+    proxy.max_connection_age = Some(AGE);
+    let listener = TcpListener::bind((bed.cluster.block().spare(50), 6334)).await.expect("a free port");
+    let client = official_at(listener.local_addr().expect("an address"));
+    let (_stop, stopped) = watch::channel(false);
+    tokio::spawn(listen::serve(listener, proxy, stopped));
+
+    let began = Instant::now();
+    let calls = (0..16).map(|_| async {
+        while began.elapsed() < 3 * AGE {
+            client.count(CountPointsBuilder::new("books").exact(true)).await.expect("a count");
+        }
+    });
+    join_all(calls).await;
 }

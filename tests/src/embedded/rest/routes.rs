@@ -69,7 +69,9 @@ impl Route {
     /// Whether points are read or written, of a collection or of one shard.
     pub(super) fn is_about_points(&self) -> bool {
         // As over gRPC, where indexes belong to the service of points.
-        self.pattern.contains("/points") || ["/facet", "/index"].iter().any(|end| self.pattern.ends_with(end))
+        self.pattern.contains("/points")
+            || self.pattern.ends_with("/facet")
+            || self.pattern.contains("/index")
     }
 
     /// How much JSON the route takes: reads of one shard keep the web framework's own limit.
