@@ -83,8 +83,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves connections on this runtime until `stopped`, then waits for those that are open to finish their requests.
 pub async fn serve(listener: TcpListener, proxy: Proxy, stopped: watch::Receiver<bool>) {
-    let desk = Arc::new(Desk::shared(proxy.clone()));
-    accept(listener, &proxy, stopped, |tcp, arrival| {
+    let desk = Arc::new(Desk::shared(proxy));
+    accept(listener, &desk.proxy, stopped, |tcp, arrival| {
         let visit = Visit::new(desk.clone());
         tokio::spawn(Attended::new(visit.clone(), arrival.serve(tcp, visit)));
     })
@@ -154,15 +154,8 @@ pub(crate) struct Arrival {
 struct End {
     /// When the proxy stops.
     stopped: watch::Receiver<bool>,
-    /// When it is as old as it may become.
+    /// When it is as old as it may become. Over HTTP/1.1 an answer tells that, and nothing else ends it.
     aged: Option<Instant>,
-}
-
-impl End {
-    /// When the proxy stops, however old it is: where an answer tells that it is the last.
-    fn stop(&self) -> Self {
-        Self { stopped: self.stopped.clone(), aged: None }
-    }
 }
 
 /// What a client speaks.
@@ -238,7 +231,7 @@ where
     };
     let plain = Plain::new(stream, end.aged).serve(answer, &is_ending);
     let tell = |_: Pin<&mut _>| is_ending.store(true, Ordering::Relaxed);
-    match until_told(plain, end.stop(), tell).await? {
+    match until_told(plain, end.stopped.clone(), None, tell).await? {
         // What is rare lies in a box, so that the future of what is common is small.
         Some(other) => Box::pin(converse_fully(other, end, visit)).await,
         None => Ok(()),
@@ -265,23 +258,22 @@ where
         tokio::spawn(Box::into_pin(Box::write(task, Attended::new(visit.clone(), exchange.answer(answer)))));
     };
     let tell = |_: Pin<&mut _>| is_ending.store(true, Ordering::Relaxed);
-    until_told(http2::serve(stream, accept, &is_ending), end, tell).await
+    until_told(http2::serve(stream, accept, &is_ending), end.stopped, end.aged, tell).await
 }
 
 /// Serves what a connection brings from the first request on that is not plain.
 async fn converse_fully<S>(
     Other { stream, read }: Other<S>,
-    end: End,
+    End { stopped, aged }: End,
     visit: Arc<Visit>,
 ) -> Result<(), BoxError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = TokioIo::new(Joined::new(read, stream));
-    let stop = end.stop();
     let service = service_fn(move |request: Request<Incoming>| {
         let visit = visit.clone();
-        let is_aged = end.aged.is_some_and(|aged| aged <= Instant::now());
+        let is_aged = aged.is_some_and(|aged| aged <= Instant::now());
         async move {
             let is_last = is_aged || has_unclear_end(&request);
             let mut response = answer(&visit, request.map(Prompt::new)).await;
@@ -292,13 +284,14 @@ where
         }
     });
     let connection = http1().serve_connection(stream, service);
-    until_told(connection, stop, GracefulConnection::graceful_shutdown).await.map_err(Into::into)
+    until_told(connection, stopped, None, GracefulConnection::graceful_shutdown).await.map_err(Into::into)
 }
 
-/// Drives a connection, which is told to end, and finishes what it has begun, once its `end` has come.
+/// Drives a connection, which is told to end, and finishes what it has begun, once the proxy has `stopped` or it has `aged`.
 async fn until_told<C: Future>(
     connection: C,
-    End { stopped, aged }: End,
+    stopped: watch::Receiver<bool>,
+    aged: Option<Instant>,
     tell: impl Fn(Pin<&mut C>),
 ) -> C::Output {
     let mut connection = pin!(connection);
@@ -408,12 +401,12 @@ mod tests {
     async fn a_connection_is_told_once_when_it_is_as_old_as_it_may_become() {
         let begin = Instant::now();
         let (_stop, stopped) = watch::channel(false);
-        let end = End { stopped, aged: Some(begin + Duration::from_secs(60)) };
+        let aged = Some(begin + Duration::from_secs(60));
         let told = std::cell::Cell::new(0);
         // Nothing but the clock wakes it before. Then it goes on for a while, to finish what it has begun.
         let mut rest = pin!(tokio::time::sleep(Duration::from_secs(65)));
         let connection = poll_fn(|cx| if told.get() > 0 { rest.as_mut().poll(cx) } else { Poll::Pending });
-        until_told(connection, end, |_| {
+        until_told(connection, stopped, aged, |_| {
             assert_eq!(begin.elapsed().as_secs(), 60);
             told.set(told.get() + 1);
         })
@@ -437,14 +430,13 @@ mod tests {
         let (mut client, server) = duplex(1 << 10);
         let (stop, stopped) = watch::channel(false);
         stop.send_replace(true);
-        let end = End { stopped, aged: None };
         let read = Bytes::from("PUT / HTTP/1.1\r\ncontent-length: 5\r\n\r\n[1");
         let echo = service_fn(async |request: Request<Incoming>| {
             let body = request.into_body().collect().await.expect("a body").to_bytes();
             Ok::<_, Infallible>(Response::new(Full::new(body)))
         });
         let connection = http1().serve_connection(TokioIo::new(Joined::new(read, server)), echo);
-        let served = until_told(connection, end, GracefulConnection::graceful_shutdown);
+        let served = until_told(connection, stopped, None, GracefulConnection::graceful_shutdown);
         let (served, got) = tokio::join!(served, async {
             client.write_all(b",2]").await.expect("it is open");
             let mut got = String::new();

@@ -88,10 +88,7 @@ async fn nodes_behind_tls_are_measured_through_the_router() {
     let ended = bench(&[&encrypted[..], &["--through=sdk", "--output=json"]].concat()).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let way = &document(&ended)["ways"][0];
-    assert_eq!(way["failed"], json!(0), "{way:#}");
-    // Behind a Service every other one would need one; where the machine is busy, a read may be hedged.
-    let rpcs = way["internal_rpcs_per_request"].as_f64().expect("a number");
-    assert!(rpcs < 0.1, "{way:#}");
+    assert_eq!((&way["failed"], &way["internal_rpcs_per_request"]), (&json!(0), &json!(0.0)), "{way:#}");
     assert!(collections(&cluster).await.is_empty());
 
     let ended = bench(&[&encrypted[..], &["--through=round-robin"]].concat()).await;

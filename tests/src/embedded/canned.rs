@@ -1,6 +1,6 @@
 //! Answers that a node gives without serving: for a time, it is out of budget, broken or busy.
 //!
-//! Only requests about points are answered so. The node still says what it is and counts, so that a test can go on
+//! Only requests about points and indexes are answered so. The node still says what it is and counts, so that a test can go on
 //! looking at it, and a router at the topology.
 
 use std::sync::Mutex;

@@ -11,7 +11,6 @@ use qdrant_client::{
         ScrollPointsBuilder, SetPayloadPointsBuilder, UpsertPointsBuilder, VectorParamsBuilder,
     },
 };
-
 use qdrant_router_proxy::{lifecycle::Proxy, listen};
 use tokio::{net::TcpListener, sync::watch};
 
@@ -97,11 +96,11 @@ async fn both_protocols_are_served_on_both_ports() {
     let bed = Bed::new().await;
     let rest_on_grpc_port = testkit::Rest::new(bed.proxy.grpc_addr, None);
     assert_eq!(rest_on_grpc_port.get("/collections").await.expect("a list")["status"], "ok");
-    let grpc_on_rest_port = crate::bed::official_at(bed.proxy.rest_addr);
+    let grpc_on_rest_port = official_at(bed.proxy.rest_addr);
     assert!(grpc_on_rest_port.health_check().await.expect("a reply").title.contains("qdrant"));
 }
 
-/// Whose connection ends while many of its calls are on their way, on all of which it goes on.
+/// Not even where many of its calls are on their way when one ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_client_does_not_notice_that_its_connections_grow_old() {
     const AGE: Duration = Duration::from_secs(1);

@@ -66,9 +66,9 @@ impl Route {
         })
     }
 
-    /// Whether points are read or written, of a collection or of one shard.
+    /// Whether points are read or written, of a collection or of one shard; or indexes, which belong to the service of
+    /// points over gRPC.
     pub(super) fn is_about_points(&self) -> bool {
-        // As over gRPC, where indexes belong to the service of points.
         self.pattern.contains("/points")
             || self.pattern.ends_with("/facet")
             || self.pattern.contains("/index")

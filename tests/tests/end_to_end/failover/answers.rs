@@ -8,6 +8,15 @@ use testkit::{Canned, Cluster};
 use super::filled;
 use crate::bed::{Bed, eventually};
 
+/// How many such answers the three nodes have given.
+async fn canned_answers(bed: &Bed) -> u64 {
+    let mut given = 0;
+    for node in 0..3 {
+        given += bed.cluster.canned_answers(node).await.expect("a count");
+    }
+    given
+}
+
 /// A limit is the client's to know: it is passed on, and nobody else is asked to break it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_is_passed_on() {
@@ -25,11 +34,7 @@ async fn a_limit_is_passed_on() {
         (answer.status().as_u16(), &answer.headers()["retry-after"]),
         (429, &"7".parse().expect("a value"))
     );
-    let mut asked = 0;
-    for node in 0..3 {
-        asked += bed.cluster.canned_answers(node).await.expect("a count");
-    }
-    assert_eq!(asked, 1, "it was asked once");
+    assert_eq!(canned_answers(&bed).await, 1, "it was asked once");
 }
 
 /// A node that tells when to come back is left alone until then, and the others answer.
@@ -72,22 +77,15 @@ async fn an_index_is_created_though_the_leader_is_over_its_quota() {
     for node in 0..3 {
         bed.cluster.answer_with(node, Canned::no_storage()).await.expect("a quota");
     }
-    let asked = async || {
-        let mut asked = 0;
-        for node in 0..3 {
-            asked += bed.cluster.canned_answers(node).await.expect("a count");
-        }
-        asked
-    };
-    let before = asked().await;
+    let before = canned_answers(&bed).await;
     let refused =
         bed.rest().put("/collections/books/index?wait=true", index("year")).await.expect_err("no room");
     assert_eq!(refused.status(), Some(StatusCode::INSUFFICIENT_STORAGE), "{refused}");
-    assert_eq!(asked().await - before, 4, "each was asked, and the Service");
+    assert_eq!(canned_answers(&bed).await - before, 4, "each was asked, and the Service");
     let point = json!({ "points": [{ "id": 1, "vector": [1, 2, 3, 4] }] });
     let refused = bed.rest().put("/collections/books/points?wait=true", point).await.expect_err("no room");
     assert_eq!(refused.status(), Some(StatusCode::INSUFFICIENT_STORAGE), "{refused}");
-    assert_eq!(asked().await - before, 5, "Qdrant has asked the others itself");
+    assert_eq!(canned_answers(&bed).await - before, 5, "Qdrant has asked the others itself");
 }
 
 /// A request says itself whether it may be repeated though it may have been processed.
