@@ -37,15 +37,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// How often a case is done for one count, where the command line does not say. Requests are made as often before that, to
-/// warm up.
+/// How often a case is done for one count, where the command line does not say.
 const ROUNDS: u32 = 100;
 
-/// How often allocations are counted.
-const REPEATS: u32 = 5;
-
-/// How often instructions are, which takes longer.
-const INSTRUCTION_REPEATS: u32 = 3;
+/// How often a case is counted.
+const REPEATS: u32 = 3;
 
 /// What a case costs each time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,9 +102,9 @@ fn count_all(renews: bool) -> Result<(), String> {
     report::compare(&counts, &known)
 }
 
-/// Counts one case: allocations at full speed, where no timer comes due and no read finds half of a message;
-/// of a few times the least, because either may happen all the same. Of instructions, too, the least of a few counts is
-/// taken: the heap takes a percent of a request more or less.
+/// Counts one case: allocations at full speed, where no timer comes due and no read finds half of a message. Of a few
+/// times the least is taken, because either may happen all the same, and the heap takes a percent of a request's
+/// instructions more or less.
 fn count(name: &str, directory: &Path) -> Result<Count, String> {
     let program = env::current_exe().map_err(|error| error.to_string())?;
     let mut allocations = u64::MAX;
@@ -117,7 +113,7 @@ fn count(name: &str, directory: &Path) -> Result<Count, String> {
         allocations = allocations.min((all + rounds / 2) / rounds);
     }
     let mut instructions = u64::MAX;
-    for _ in 0..INSTRUCTION_REPEATS {
+    for _ in 0..REPEATS {
         instructions = instructions.min(instructions_of(name, &program, directory)?);
     }
     Ok(Count { instructions, allocations })

@@ -45,6 +45,9 @@ enum What {
     GrpcUpsert,
 }
 
+/// When all that is not a request's own is over: soon after the start the nodes are asked about themselves once more.
+const SETTLED: Duration = Duration::from_millis(500);
+
 /// Each with and without routing, one after the other.
 pub(crate) const ALL: [Request; 8] = [
     Request::of("request: REST query of 0.6 KB", What::RestQuery, Routing::All),
@@ -64,7 +67,7 @@ impl Request {
         Self { name, what, routing }
     }
 
-    /// Makes the request so many times, after as many that warm up, and returns what they cost.
+    /// Makes the request so many times, after twice as many that warm up, and returns what they cost.
     pub(crate) fn run(&self, rounds: u32) -> Result<Cost, String> {
         let scenario = self.scenario();
         serve_backend(scenario.clone())?;
@@ -76,6 +79,8 @@ impl Request {
         let (done, is_done) = oneshot::channel();
         let client = thread::spawn(move || {
             let mut client = Client::connect(proxy, &scenario)?;
+            (0..rounds).try_for_each(|_| client.ask())?;
+            thread::sleep(SETTLED);
             (0..rounds).try_for_each(|_| client.ask())?;
             let _ = warm.send(());
             goes.recv().map_err(|error| error.to_string())?;
