@@ -2,9 +2,9 @@
 //! loopback addresses of this machine.
 //!
 //! ```text
-//! cargo run --release --bin demo            # the tour; stays up until Ctrl-C
-//! cargo run --release --bin demo -- --check # asserts what it shows, then exits
-//! QDRANT_BIN=/path/to/qdrant cargo run --release --bin demo   # the same on real servers
+//! cargo run --bin demo            # the tour; stays up until Ctrl-C
+//! cargo run --bin demo -- --check # asserts what it shows, then exits
+//! QDRANT_BIN=/path/to/qdrant cargo run --bin demo   # the same on real servers
 //! ```
 
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! Every example, run on a cluster as its readers run it, does what its page says.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Command};
 
 use serde_json::{Value, json};
 use testkit::{Cluster, ClusterBuilder, Rest};
@@ -182,4 +182,12 @@ async fn failover_fails_no_read() {
     let last: BTreeSet<String> = said[40..50].iter().filter_map(|line| node(line)).collect();
     assert_eq!(last.len(), 1, "the other copy answers: {said:#?}");
     assert!(!last.contains(&first), "{said:#?}");
+}
+
+#[test]
+fn the_demo_shows_what_it_says() {
+    let demo = Command::new(env!("CARGO_BIN_EXE_demo")).arg("--check").output().expect("the demo starts");
+    let said = String::from_utf8_lossy(&demo.stdout);
+    assert!(demo.status.success(), "{said}{}", String::from_utf8_lossy(&demo.stderr));
+    assert!(said.ends_with("All of it holds.\n"), "{said}");
 }
