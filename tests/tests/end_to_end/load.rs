@@ -21,9 +21,9 @@ use crate::{
 /// Each client asks this often, unless its last answer is not there yet.
 const PACE: Duration = Duration::from_millis(5);
 
-/// A write takes as long as Qdrant makes it wait for a replica that does not answer: until a server that was told to
-/// end is killed, at most.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A write takes as long as Qdrant makes it wait for a replica that does not answer. Nodes give one another a minute
+/// (1.18.3), so that a client with as much gives up at the very moment at which it would have had its answer.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Clients that go on until they are stopped.
 pub(crate) struct Load {
