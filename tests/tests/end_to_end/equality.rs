@@ -148,7 +148,15 @@ async fn rest_answers_are_those_of_a_node() {
     for question in &questions() {
         let what = format!("{} {} {}", question.0, question.1, question.2);
         let direct = async |node| essence(&ask(&bed.cluster.rest(node), question).await);
-        assert_as_a_node(&what, 3, direct, async || essence(&ask(&proxy, question).await)).await;
+        let routed = async || {
+            let answer = ask(&proxy, question).await;
+            assert!(
+                !answer.headers().contains_key("connection"),
+                "{what}: the client's connection is not kept"
+            );
+            essence(&answer)
+        };
+        assert_as_a_node(&what, 3, direct, routed).await;
     }
 }
 
