@@ -9,6 +9,10 @@ use memchr::{memchr, memchr2, memchr3};
 
 use super::NotUnderstood;
 
+mod word;
+
+use self::word::{Marks, Word};
+
 /// A place in a text, before a value.
 #[derive(Clone, Debug)]
 pub(crate) struct Scan<'a> {
@@ -42,17 +46,30 @@ impl<'a> Scan<'a> {
             return Ok(());
         }
         loop {
-            self.expect(b'"')?;
-            // The same key can be written in many ways, and nobody does; control characters are no JSON.
-            let ends = |&byte: &u8| matches!(byte, b'"' | b'\\' | ..b' ');
-            let (key, rest) = self.rest.split_at(self.rest.iter().position(ends).ok_or(NotUnderstood)?);
-            self.rest = rest.strip_prefix(b"\"").ok_or(NotUnderstood)?;
-            self.expect(b':')?;
+            let key = self.key()?;
             member(key, self)?;
-            if !self.take(b',') {
-                return self.expect(b'}');
+            match self.next() {
+                Some(b',') => {}
+                Some(b'}') => return Ok(()),
+                _ => return Err(NotUnderstood),
             }
         }
+    }
+
+    /// Takes a key and the colon behind it.
+    #[inline]
+    fn key(&mut self) -> Result<&'a [u8]> {
+        self.expect(b'"')?;
+        // The same key can be written in many ways, and nobody does; control characters are no JSON.
+        let end = find(
+            self.rest,
+            |word| word.equal_to(b'"') | word.equal_to(b'\\') | word.controls(),
+            |rest| rest.iter().position(|&byte| matches!(byte, b'"' | b'\\' | ..b' ')),
+        );
+        let (key, rest) = self.rest.split_at(end.ok_or(NotUnderstood)?);
+        self.rest = rest.strip_prefix(b"\"").ok_or(NotUnderstood)?;
+        self.expect(b':')?;
+        Ok(key)
     }
 
     /// Takes an array, and has `element` take each of its values.
@@ -63,8 +80,10 @@ impl<'a> Scan<'a> {
         }
         loop {
             element(self)?;
-            if !self.take(b',') {
-                return self.expect(b']');
+            match self.next() {
+                Some(b',') => {}
+                Some(b']') => return Ok(()),
+                _ => return Err(NotUnderstood),
             }
         }
     }
@@ -91,15 +110,22 @@ impl<'a> Scan<'a> {
     /// such number fits in 64 bits.
     pub(crate) fn number(&mut self) -> Option<u64> {
         const MAX_DIGITS: usize = 19;
-        self.peek();
-        let length = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let (digits, rest) = self.rest.split_at(length);
-        let is_number = matches!(digits, [b'1'..=b'9', ..] | b"0") && length <= MAX_DIGITS;
+        let first = self.peek()?;
+        let (mut number, mut length) = (0, 0);
+        while let Some(&byte @ b'0'..=b'9') = self.rest.get(length) {
+            if length == MAX_DIGITS {
+                return None;
+            }
+            number = number * 10 + u64::from(byte - b'0');
+            length += 1;
+        }
+        let rest = &self.rest[length..];
+        let is_number = length == 1 || length > 1 && first != b'0';
         if !is_number || !rest.first().is_none_or(is_after_value) {
             return None;
         }
         self.rest = rest;
-        Some(digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+        Some(number)
     }
 
     /// Takes the vector of a point. One that begins with a number is a list of numbers, which the next bracket ends.
@@ -133,7 +159,7 @@ impl<'a> Scan<'a> {
     #[inline]
     pub(crate) fn peek(&mut self) -> Option<u8> {
         match self.rest {
-            &[byte, ..] if !is_space(byte) => Some(byte),
+            &[byte, ..] if byte > b' ' => Some(byte),
             _ => self.peek_after_space(),
         }
     }
@@ -151,6 +177,15 @@ impl<'a> Scan<'a> {
         if self.peek().is_none() { Ok(()) } else { Err(NotUnderstood) }
     }
 
+    /// Takes the first byte of what comes next.
+    #[inline]
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek();
+        self.rest = self.rest.get(1..).unwrap_or_default();
+        byte
+    }
+
+    #[inline]
     fn take(&mut self, wanted: u8) -> bool {
         let is_there = self.peek() == Some(wanted);
         if is_there {
@@ -159,6 +194,7 @@ impl<'a> Scan<'a> {
         is_there
     }
 
+    #[inline]
     fn expect(&mut self, wanted: u8) -> Result<()> {
         if self.take(wanted) { Ok(()) } else { Err(NotUnderstood) }
     }
@@ -178,7 +214,12 @@ impl<'a> Scan<'a> {
     /// Goes to the end of a text, of which the opening quote is behind.
     fn skip_text(&mut self) -> Result<()> {
         loop {
-            if self.pass(memchr2(b'"', b'\\', self.rest))? == b'"' {
+            let found = find(
+                self.rest,
+                |word| word.equal_to(b'"') | word.equal_to(b'\\'),
+                |rest| memchr2(b'"', b'\\', rest),
+            );
+            if self.pass(found)? == b'"' {
                 return Ok(());
             }
             // What is escaped is no end.
@@ -191,7 +232,12 @@ impl<'a> Scan<'a> {
     fn skip_nested(&mut self, open: u8, close: u8) -> Result<()> {
         let mut depth = 1;
         while depth > 0 {
-            match self.pass(memchr3(b'"', open, close, self.rest))? {
+            let found = find(
+                self.rest,
+                |word| word.equal_to(b'"') | word.equal_to(open) | word.equal_to(close),
+                |rest| memchr3(b'"', open, close, rest),
+            );
+            match self.pass(found)? {
                 b'"' => self.skip_text()?,
                 byte if byte == open => depth += 1,
                 _ => depth -= 1,
@@ -199,6 +245,21 @@ impl<'a> Scan<'a> {
         }
         Ok(())
     }
+}
+
+/// Where in `text` something is that is marked `near`, in one of its first words, or found `far` behind them. Keys, and most
+/// of what lies between quotes and brackets, are short: setting up a search takes as long as to look at four words.
+#[inline]
+fn find(text: &[u8], near: impl Fn(Word) -> Marks, far: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
+    const NEAR: usize = 4;
+    let mut seen = 0;
+    for word in text.as_chunks().0.iter().take(NEAR) {
+        if let Some(at) = near(Word::of(word)).first() {
+            return Some(seen + at);
+        }
+        seen += word.len();
+    }
+    Some(seen + far(&text[seen..])?)
 }
 
 pub(crate) fn is_space(byte: u8) -> bool {
