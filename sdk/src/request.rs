@@ -136,6 +136,9 @@ pub struct Intent {
     pub affinity: Option<Affinity>,
 }
 
+/// It is moved several times on its way, which is cheap up to this size.
+const _: () = assert!(size_of::<Intent>() <= 128);
+
 /// Whether an operation reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -163,12 +166,12 @@ pub enum Keys {
     Unspecified,
     /// These keys.
     Any(Vec<ShardKey>),
-    /// `target` where it is ready, else `fallback` (Qdrant 1.16 and later).
+    /// `target` where it is ready, else `fallback` (Qdrant 1.16 and later). In boxes, as few requests have them.
     WithFallback {
         /// The key that is meant.
-        target: ShardKey,
+        target: Box<ShardKey>,
         /// The key that serves until `target` does.
-        fallback: ShardKey,
+        fallback: Box<ShardKey>,
     },
 }
 
@@ -182,7 +185,7 @@ pub enum Points {
     /// By id, where it has been found out already which shards own them.
     Owned {
         /// These shards, ascending, each once.
-        by: SmallVec<[ShardId; 8]>,
+        by: SmallVec<[ShardId; 4]>,
         /// How many ids there are.
         ids: usize,
     },

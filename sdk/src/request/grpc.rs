@@ -1,7 +1,7 @@
 //! The RPCs of Qdrant 1.12 to 1.19, and where their messages keep what matters.
 
 use bytes::Bytes;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::{
     Call, Class, Depth, Keys, Layout, NotUnderstood, Points, Protocol, Repeat, Scope,
@@ -215,13 +215,13 @@ pub(super) fn peek(
         | Message::Snapshot
         | Message::FullSnapshot
         | Message::Shard
-        | Message::Read { key: None } => Ok((WriteOrdering::Weak, smallvec![Scope::EVERYTHING])),
+        | Message::Read { key: None } => Ok((WriteOrdering::Weak, SmallVec::from([Scope::EVERYTHING]))),
         Message::Read { key: Some(_) } | Message::ReadBatch { .. } if !depth.keys => {
-            Ok((WriteOrdering::Weak, smallvec![Scope::EVERYTHING]))
+            Ok((WriteOrdering::Weak, SmallVec::from([Scope::EVERYTHING])))
         }
         Message::Read { key: Some(key) } => {
             let keys = keys(message.last(key)?, &mut room)?;
-            Ok((WriteOrdering::Weak, smallvec![Scope { keys, ..Scope::EVERYTHING }]))
+            Ok((WriteOrdering::Weak, SmallVec::from([Scope { keys, ..Scope::EVERYTHING }])))
         }
         Message::ReadBatch { item_key } => {
             let mut scopes = SmallVec::new();
@@ -235,12 +235,12 @@ pub(super) fn peek(
         }
         Message::Write { points, key, ordering } => {
             let (scope, led) = write_of(message, points, key, Some(ordering), depth, &mut room)?;
-            Ok((ordering_of(led)?, smallvec![scope]))
+            Ok((ordering_of(led)?, SmallVec::from([scope])))
         }
         Message::Operations => {
             let led = ordering_of(message.clone().last(4)?)?;
             if depth == Depth::default() {
-                return Ok((led, smallvec![Scope::EVERYTHING]));
+                return Ok((led, SmallVec::from([Scope::EVERYTHING])));
             }
             let mut scopes = SmallVec::new();
             for field in message {
@@ -334,16 +334,23 @@ fn write_of<'a>(
     room: &mut Room,
 ) -> Result<(Scope, Option<Value<'a>>), NotUnderstood> {
     let (mut ids, mut selector, mut key_selector, mut led) = (Listing::default(), None, None, None);
+    let list = match points {
+        Location::Structs { field, .. } | Location::Selector(field) => field,
+    };
     for field in message {
         let (number, value) = field?;
-        match points {
-            Location::Structs { field, .. } if field == number && depth.ids && ids.has_room(room) => {
-                ids.push(point_id(value.message()?.last(1)?.ok_or(NotUnderstood)?)?);
+        if number == list {
+            match points {
+                Location::Structs { .. } if depth.ids && ids.has_room(room) => {
+                    ids.push(point_id(value.message()?.last(1)?.ok_or(NotUnderstood)?)?);
+                }
+                Location::Structs { .. } => {}
+                Location::Selector(_) => selector = Some(value),
             }
-            Location::Selector(field) if field == number => selector = Some(value),
-            _ if number == key => key_selector = Some(value),
-            _ if Some(number) == ordering => led = Some(value),
-            _ => {}
+        } else if number == key {
+            key_selector = Some(value);
+        } else if Some(number) == ordering {
+            led = Some(value);
         }
     }
     let keys = if depth.keys { keys(key_selector, room)? } else { Keys::Unspecified };
@@ -415,7 +422,9 @@ fn keys(selector: Option<Value<'_>>, room: &mut Room) -> Result<Keys, NotUnderst
             Ok(Keys::Any(keys))
         }
         (None, None) => Ok(Keys::Any(Vec::new())),
-        (Some(fallback), Some(target)) if keys.is_empty() => Ok(Keys::WithFallback { target, fallback }),
+        (Some(fallback), Some(target)) if keys.is_empty() => {
+            Ok(Keys::WithFallback { target: target.into(), fallback: fallback.into() })
+        }
         (Some(_), _) => Err(NotUnderstood),
     }
 }

@@ -10,7 +10,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, Visitor},
 };
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::{
     Depth, Keys, NotUnderstood, Points, Scope,
@@ -62,18 +62,18 @@ pub(super) fn file(body: &[u8]) -> Option<String> {
 /// The scopes of a body, looked at no deeper than `depth`.
 pub(super) fn scopes(layout: Layout, body: &[u8], depth: Depth) -> Result<SmallVec<[Scope; 1]>> {
     if depth == Depth::default() || layout == Layout::Nothing {
-        return Ok(smallvec![Scope::EVERYTHING]);
+        return Ok(SmallVec::from([Scope::EVERYTHING]));
     }
     let (mut scan, mut room) = (Scan::new(body), Room::new());
     let scopes = match layout {
-        Layout::Nothing | Layout::Location => smallvec![Scope::EVERYTHING],
-        Layout::Key | Layout::Retrieve => smallvec![keyed(&mut scan, &mut room)?],
+        Layout::Nothing | Layout::Location => SmallVec::from([Scope::EVERYTHING]),
+        Layout::Key | Layout::Retrieve => SmallVec::from([keyed(&mut scan, &mut room)?]),
         Layout::Searches => each_of(&mut scan, b"searches", |scan| keyed(scan, &mut room))?,
         Layout::Points | Layout::Selector | Layout::VectorSelector if !depth.ids => {
-            smallvec![keyed(&mut scan, &mut room)?]
+            SmallVec::from([keyed(&mut scan, &mut room)?])
         }
         Layout::Points | Layout::Selector | Layout::VectorSelector => {
-            smallvec![Document::take(&mut scan, &mut room)?.scope(layout)?]
+            SmallVec::from([Document::take(&mut scan, &mut room)?.scope(layout)?])
         }
         Layout::Operations => each_of(&mut scan, b"operations", |scan| operation(scan, &mut room))?,
     };
@@ -178,7 +178,9 @@ fn shard_keys(scan: &mut Scan<'_>, room: &mut Room) -> Result<Keys> {
         None => Keys::Unspecified,
         Some(KeySelector::One(key)) => Keys::Any(vec![key]),
         Some(KeySelector::Several(keys)) => Keys::Any(keys),
-        Some(KeySelector::WithFallback { target, fallback }) => Keys::WithFallback { target, fallback },
+        Some(KeySelector::WithFallback { target, fallback }) => {
+            Keys::WithFallback { target: target.into(), fallback: fallback.into() }
+        }
     })
 }
 
@@ -281,6 +283,8 @@ impl<'de> Deserialize<'de> for PointRef {
 
 #[cfg(test)]
 mod tests {
+    use smallvec::smallvec;
+
     use super::{
         super::listing::{MAX_IDS, MAX_SHARD_KEY_BYTES, MAX_SHARD_KEYS},
         *,
@@ -368,7 +372,7 @@ mod tests {
             ("[]", Keys::Any(vec![])),
             (
                 r#"{"target":"a","fallback":"b"}"#,
-                Keys::WithFallback { target: text("a"), fallback: text("b") },
+                Keys::WithFallback { target: text("a").into(), fallback: text("b").into() },
             ),
         ] {
             let body = format!(r#"{{"limit":3,"shard_key":{json}}}"#);

@@ -68,27 +68,34 @@ fn touched_by(
     hashing: Hashing,
 ) -> Result<Shards, Untold> {
     if let (Points::Owned { by, .. }, Action::Write(_)) = (&scope.points, action) {
-        return Ok(by.clone());
+        return Ok(Shards::from_slice(by));
     }
     let mut shards = Shards::new();
-    let groups = groups(scope, action, collection)?;
     // The shards of a group are in their order.
-    let mut is_sorted = groups.len() <= 1;
-    for group in groups {
-        match (&scope.points, action) {
-            (Points::Ids(ids), Action::Write(_)) => {
-                is_sorted = false;
-                for id in ids {
-                    // One or two: pushing them costs less than setting up `extend`.
-                    for shard in group.owners(hashing, id) {
-                        shards.push(shard);
-                    }
+    let mut is_sorted = true;
+    let mut add = |group: &KeyGroup| match (&scope.points, action) {
+        (Points::Ids(ids), Action::Write(_)) => {
+            is_sorted = false;
+            for id in ids {
+                // One or two: pushing them costs less than setting up `extend`.
+                for shard in group.owners(hashing, id) {
+                    shards.push(shard);
                 }
             }
-            (Points::All | Points::Owned { .. }, _) | (Points::Ids(_), Action::Read) => {
-                shards.extend_from_slice(&group.shards);
-            }
         }
+        (Points::All | Points::Owned { .. }, _) | (Points::Ids(_), Action::Read) => {
+            is_sorted &= shards.is_empty();
+            shards.extend_from_slice(&group.shards);
+        }
+    };
+    match &scope.keys {
+        // A read without a key asks all keys; a write without one is refused by Qdrant.
+        Keys::Unspecified if collection.has_shard_keys() && action != Action::Read => {
+            return Err(Untold::UnknownKey);
+        }
+        Keys::Unspecified => collection.groups().iter().for_each(add),
+        Keys::Any(keys) => any_of(keys, collection)?.into_iter().for_each(add),
+        Keys::WithFallback { target, fallback } => add(served(target, fallback, collection)?),
     }
     if action == Action::Read
         && let Some(filling) = filling(collection)
@@ -109,39 +116,30 @@ pub(super) fn sort(shards: &mut Shards) {
     }
 }
 
-/// The groups of shards that the scope's keys select.
-fn groups<'a>(
-    scope: &Scope,
-    action: Action,
-    collection: &'a Collection,
-) -> Result<SmallVec<[&'a KeyGroup; 1]>, Untold> {
-    let group = |key: &ShardKey| collection.group(Some(key)).ok_or(Untold::UnknownKey);
-    match &scope.keys {
-        // A read without a key asks all keys; a write without one is refused by Qdrant.
-        Keys::Unspecified => match (collection.has_shard_keys(), action) {
-            (true, Action::Write(_)) => Err(Untold::UnknownKey),
-            _ => Ok(collection.groups().iter().collect()),
-        },
-        Keys::Any(keys) => {
-            let mut groups: SmallVec<[&KeyGroup; 1]> = keys.iter().map(group).collect::<Result<_, _>>()?;
-            // A key may be named again and again.
-            if groups.len() > 1 {
-                groups.sort_unstable_by_key(|&group| std::ptr::from_ref(group));
-                groups.dedup_by(|a, b| std::ptr::eq(*a, *b));
-            }
-            Ok(groups)
-        }
-        Keys::WithFallback { target, fallback } => {
-            let is_served = |group: &KeyGroup| {
-                let served = |shard: &Shard| shard.replicas.iter().any(|replica| replica.state.is_readable());
-                group.shards.iter().all(|&id| collection.shard(id).is_some_and(served))
-            };
-            match group(target) {
-                Ok(target) if is_served(target) => Ok(SmallVec::from_elem(target, 1)),
-                _ => group(fallback).map(|fallback| SmallVec::from_elem(fallback, 1)),
-            }
-        }
+/// The groups of shards with these keys.
+fn any_of<'a>(keys: &[ShardKey], collection: &'a Collection) -> Result<SmallVec<[&'a KeyGroup; 1]>, Untold> {
+    let group = |key| collection.group(Some(key)).ok_or(Untold::UnknownKey);
+    let mut groups: SmallVec<[&KeyGroup; 1]> = keys.iter().map(group).collect::<Result<_, _>>()?;
+    // A key may be named again and again.
+    if groups.len() > 1 {
+        groups.sort_unstable_by_key(|&group| std::ptr::from_ref(group));
+        groups.dedup_by(|a, b| std::ptr::eq(*a, *b));
     }
+    Ok(groups)
+}
+
+/// The group with the key `target`, where each of its shards can be read, else that with the key `fallback`.
+fn served<'a>(
+    target: &ShardKey,
+    fallback: &ShardKey,
+    collection: &'a Collection,
+) -> Result<&'a KeyGroup, Untold> {
+    let is_served = |group: &&KeyGroup| {
+        let served = |shard: &Shard| shard.replicas.iter().any(|replica| replica.state.is_readable());
+        group.shards.iter().all(|&id| collection.shard(id).is_some_and(served))
+    };
+    let target = collection.group(Some(target)).filter(is_served);
+    target.or_else(|| collection.group(Some(fallback))).ok_or(Untold::UnknownKey)
 }
 
 /// The shard that resharding is still filling, so that reads leave it out.

@@ -2,6 +2,7 @@ use qdrant_client::qdrant::{
     self as q, Condition, Filter, PointStruct, points_selector::PointsSelectorOneOf,
     points_update_operation::Operation,
 };
+use smallvec::smallvec;
 
 use super::*;
 use crate::request::{
@@ -317,7 +318,7 @@ fn shard_keys_in_all_their_forms() {
     );
     assert_eq!(
         keys(&count(vec!["a".to_owned().into()], Some(7.into()))),
-        Keys::WithFallback { target: a, fallback: seven }
+        Keys::WithFallback { target: a.into(), fallback: seven.into() }
     );
     assert_eq!(intent(path, &count(vec![1.into(), 2.into()], Some(7.into()))), Err(NotUnderstood));
 }

@@ -234,7 +234,7 @@ fn a_key_that_is_named_again_and_again_counts_once() {
 fn a_target_key_that_is_not_served_gives_way_to_its_fallback() {
     let rows: [Row<'_>; 2] = [(1, Some("new"), &[(1, Partial)]), (2, Some("shared"), &[(2, Active)])];
     let key = |key: &str| ShardKey::Keyword(key.to_owned());
-    let keys = Keys::WithFallback { target: key("new"), fallback: key("shared") };
+    let keys = Keys::WithFallback { target: key("new").into(), fallback: key("shared").into() };
     let found = outcomes(&collection(&rows), &intent(Action::Read, keys, Points::All), &calm());
     assert_eq!(found, (vec![2], Reason::ReadableReplica, Some(0)));
 }
