@@ -24,6 +24,7 @@ pub(crate) mod worker;
 pub(crate) use self::{
     api::chain,
     readers::{Readable, Readers},
+    snapshot::Known,
 };
 pub use crate::discovery::Address;
 

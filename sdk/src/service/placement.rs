@@ -1,6 +1,6 @@
 //! Finds out where a request belongs, reading its body where that matters.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -18,7 +18,7 @@ use crate::{
         Body, BoxError, Call, Class, Collected, Compressed, Depth, Intent, NotUnderstood, Repeat, collect,
     },
     route::{Local, Reason, Split, Way, depth, settle},
-    topology::{Collection, Hashing, Lookup, Node, PeerId, Topology, Version},
+    topology::{Collection, Hashing, Known, Lookup, Node, PeerId, Topology, Version},
 };
 
 /// No collection of Qdrant has a longer name, in bytes.
@@ -35,6 +35,15 @@ pub(super) struct Prepared {
     pub(super) body: Body,
     /// The body as it is looked into: whole and not compressed.
     pub(super) plain: Option<Bytes>,
+}
+
+/// A body that is looked into.
+#[derive(Clone, Copy)]
+struct Looked<'a> {
+    /// Whole and not compressed, where it can be had so.
+    plain: Option<&'a Bytes>,
+    /// As it came.
+    bytes: &'a Bytes,
 }
 
 /// A body as far as it has been read.
@@ -82,21 +91,24 @@ impl Inner {
                 || admitted.as_mut().is_none_or(|admitted| admitted.hold(plain.len()))
         });
         let looked_at = if is_blind { &Bytes::new() } else { plain.as_ref().unwrap_or(&bytes) };
-        let collection = if call.is_told_by_message() && is_long(looked_at.len(), 0) {
+        let name = if call.is_told_by_message() && is_long(looked_at.len(), 0) {
             match call.collection(&looked_at[..BEGINNING]) {
-                Some(name) => Some(found.keep(name)),
-                None => Box::pin(self.named_by_long(call, looked_at)).await.map(|name| found.keep(&name)),
+                Some(name) => Some(Cow::Borrowed(name)),
+                None => Box::pin(self.named_by_long(call, looked_at)).await.map(Cow::Owned),
             }
         } else {
-            call.collection(looked_at).map(|name| found.keep(name))
+            call.collection(looked_at).map(Cow::Borrowed)
         };
-        let (placement, snapshot) = match pin {
-            Some(pin) => (pinned(call, pin, &found)?, found),
-            None if is_blind => (Placement::Unrouted, found),
+        let name = name.as_deref();
+        let kept = |topology: &Topology| name.map(|name| topology.keep(name));
+        let (placement, collection, snapshot) = match pin {
+            Some(pin) => (pinned(call, pin, &found)?, kept(&found), found),
+            None if is_blind => (Placement::Unrouted, kept(&found), found),
             None if call.is_on_points() => {
                 let is_explained = !may_ask || way == Way::Observed;
-                let (mut placement, snapshot) =
-                    self.place(call, collection.as_deref(), plain.as_ref(), &bytes, is_explained).await;
+                let (mut placement, collection, snapshot) = self
+                    .place(call, name, Looked { plain: plain.as_ref(), bytes: &bytes }, is_explained)
+                    .await;
                 if let Placement::Points(collection, intent) = &mut placement {
                     let listed = intent.listed_bytes();
                     if listed > 0 && admitted.is_some_and(|admitted| !admitted.hold(listed)) {
@@ -113,11 +125,14 @@ impl Inner {
                         intent.affinity = affinity;
                     }
                 }
-                (placement, snapshot)
+                (placement, collection, snapshot)
             }
             None => {
                 let credentials = may_ask.then(|| Credentials::of(headers));
-                self.place_elsewhere(call, collection.as_deref(), credentials, looked_at, found).await
+                let collection = kept(&found);
+                let (placement, snapshot) =
+                    self.place_elsewhere(call, name, credentials, looked_at, found).await;
+                (placement, collection, snapshot)
             }
         };
         Ok(Prepared { placement, collection, snapshot, body, plain })
@@ -158,65 +173,39 @@ impl Inner {
         })
     }
 
-    /// Where an operation on points belongs.
+    /// Where an operation on points of the collection `name` belongs, and that name to be kept.
     async fn place(
         &self,
         call: &Call,
-        collection: Option<&str>,
-        plain: Option<&Bytes>,
-        bytes: &Bytes,
+        name: Option<&str>,
+        body: Looked<'_>,
         is_explained: bool,
-    ) -> (Placement, Arc<Topology>) {
+    ) -> (Placement, Option<Arc<str>>, Arc<Topology>) {
         let topology = &self.dispatcher.topology;
-        let Some(name) = collection else {
-            return (Placement::Opaque(Reason::NotUnderstood), topology.snapshot());
+        let Some(name) = name else {
+            return (Placement::Opaque(Reason::NotUnderstood), None, topology.snapshot());
         };
+        let unknown = Placement::Opaque(Reason::UnknownCollection);
         if name.is_empty() || name.len() > MAX_COLLECTION_NAME {
-            return (Placement::Opaque(Reason::UnknownCollection), topology.snapshot());
+            return (unknown, Some(name.into()), topology.snapshot());
         }
         let (snapshot, known) = topology.look_up(name).await;
-        let Some(Lookup::Found(collection)) = known else {
-            return (Placement::Opaque(Reason::UnknownCollection), snapshot);
+        let (name, collection) = match known {
+            Some(Known { name, lookup: Lookup::Found(collection) }) => (name, collection),
+            Some(Known { name, lookup: Lookup::Absent(_) }) => return (unknown, Some(name), snapshot),
+            None => return (unknown, Some(name.into()), snapshot),
         };
-        // An explanation counts what a batch costs even where that changes nothing.
-        let depth = match call.repeat {
-            _ if is_explained => Depth::FULL,
-            // Whether it may be repeated depends on what it names.
-            Repeat::Batch => Depth { ids: true, ..depth(&collection) },
-            Repeat::Safe | Repeat::Idempotent | Repeat::Verify | Repeat::Never => depth(&collection),
+        let intent = match body.plain {
+            Some(plain) if is_long(plain.len(), 0) && is_looked_into(call, &collection, is_explained) => {
+                Box::pin(self.peek_into_long(call, plain, &collection, is_explained)).await
+            }
+            _ => intent(call, body, &collection, is_explained),
         };
-        let mut intent = self.intent(call, plain, bytes, depth, &collection).await;
-        if intent.is_err() && call.repeat == Repeat::Batch {
-            // It is not repeated then, and goes where it would have gone.
-            intent = self.intent(call, plain, bytes, self::depth(&collection), &collection).await;
-        }
         let placement = match intent {
             Ok(intent) => Placement::Points(collection, intent),
             Err(_) => Placement::Opaque(Reason::NotUnderstood),
         };
-        (placement, snapshot)
-    }
-
-    /// What an operation on points asks for, looked at no deeper than `depth`.
-    async fn intent(
-        &self,
-        call: &Call,
-        plain: Option<&Bytes>,
-        bytes: &Bytes,
-        depth: Depth,
-        collection: &Collection,
-    ) -> Result<Intent, NotUnderstood> {
-        // Over REST, nothing is looked for where nothing can be told.
-        let is_looked_into = depth != Depth::default() || call.is_told_by_message();
-        match plain {
-            Some(plain) if is_looked_into && is_long(plain.len(), 0) => {
-                Box::pin(self.peek_into_long(call, plain, depth)).await
-            }
-            Some(plain) => call.intent(plain, depth),
-            None if depth == Depth::default() => call.intent(bytes, depth),
-            // Too large to be looked into, or compressed in an unknown way: the path tells the rest.
-            None => Ok(Intent::unseen(call, collection)),
-        }
+        (placement, Some(name), snapshot)
     }
 
     /// What a compressed body stands for.
@@ -243,10 +232,15 @@ impl Inner {
         &self,
         call: &Call,
         plain: &Bytes,
-        depth: Depth,
+        collection: &Arc<Collection>,
+        is_explained: bool,
     ) -> Result<Intent, NotUnderstood> {
-        let (call, plain) = (call.clone(), plain.clone());
-        self.dispatcher.aside.run(move || call.intent(&plain, depth)).await
+        let (call, plain, collection) = (call.clone(), plain.clone(), collection.clone());
+        let work = move || {
+            let body = Looked { plain: Some(&plain), bytes: &plain };
+            intent(&call, body, &collection, is_explained)
+        };
+        self.dispatcher.aside.run(work).await
     }
 
     /// Finds the shards of many points once, and not for each attempt again.
@@ -280,7 +274,9 @@ impl Inner {
                 if let (Some(name), Some(shard)) = (collection, call.shard(body)) {
                     let (snapshot, known) = self.dispatcher.topology.look_up(name).await;
                     let placement = match known {
-                        Some(Lookup::Found(found)) => Placement::Local(Local::Holder(found, shard)),
+                        Some(Known { lookup: Lookup::Found(found), .. }) => {
+                            Placement::Local(Local::Holder(found, shard))
+                        }
                         _ => home(),
                     };
                     return (placement, snapshot);
@@ -321,6 +317,43 @@ impl Inner {
         };
         self.dispatcher.keeper(found, &credentials?, &list, file).await
     }
+}
+
+/// What an operation on points asks for, looked at as deep as its place depends on it.
+fn intent(
+    call: &Call,
+    Looked { plain, bytes }: Looked<'_>,
+    collection: &Collection,
+    is_explained: bool,
+) -> Result<Intent, NotUnderstood> {
+    let looked_at = |depth: Depth| match plain {
+        Some(plain) => call.intent(plain, depth),
+        None if depth == Depth::default() => call.intent(bytes, depth),
+        // Too large to be looked into, or compressed in an unknown way: the path tells the rest.
+        None => Ok(Intent::unseen(call, collection)),
+    };
+    let intent = looked_at(deepest(call, collection, is_explained));
+    match intent {
+        // It is not repeated then, and goes where it would have gone.
+        Err(NotUnderstood) if call.repeat == Repeat::Batch => looked_at(depth(collection)),
+        intent => intent,
+    }
+}
+
+/// How deep an operation on points is looked into.
+fn deepest(call: &Call, collection: &Collection, is_explained: bool) -> Depth {
+    match call.repeat {
+        // An explanation counts what a batch costs even where that changes nothing.
+        _ if is_explained => Depth::FULL,
+        // Whether it may be repeated depends on what it names.
+        Repeat::Batch => Depth { ids: true, ..depth(collection) },
+        Repeat::Safe | Repeat::Idempotent | Repeat::Verify | Repeat::Never => depth(collection),
+    }
+}
+
+/// Whether its body is. Over REST, nothing is looked for where nothing can be told.
+fn is_looked_into(call: &Call, collection: &Collection, is_explained: bool) -> bool {
+    call.is_told_by_message() || deepest(call, collection, is_explained) != Depth::default()
 }
 
 /// The peer in the name of a collection's snapshot, `{collection}-{peer}-{year}-{month}-…-{second}.snapshot`.

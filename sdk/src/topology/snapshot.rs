@@ -32,6 +32,13 @@ pub enum Lookup {
     Absent(Epoch),
 }
 
+/// The same, with the name that was asked for.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) name: Arc<str>,
+    pub(crate) lookup: Lookup,
+}
+
 /// One view of the cluster. Never changes; a newer view is another snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Topology {
@@ -169,6 +176,15 @@ impl Topology {
     #[must_use]
     pub fn collection(&self, name: &str) -> Option<&Lookup> {
         self.collections.get(self.resolve(name))
+    }
+
+    /// The same, to be kept.
+    pub(crate) fn known(&self, name: &str) -> Option<Known> {
+        let resolved = self.resolve(name);
+        let (collection, lookup) = self.collections.get_key_value(resolved)?;
+        let is_alias = !std::ptr::eq(resolved, name);
+        let name = if is_alias { name.into() } else { collection.clone() };
+        Some(Known { name, lookup: lookup.clone() })
     }
 
     /// `name` to be kept: shared where a collection of this name is known.

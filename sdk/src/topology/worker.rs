@@ -32,7 +32,7 @@ use super::{
     ViewKind,
     fetch::{Batch, Fetched},
     membership::{Member, Membership, Peers, Progress},
-    snapshot::Applied,
+    snapshot::{Applied, Known},
 };
 use crate::{
     dice::Dice,
@@ -296,23 +296,38 @@ impl TopologyHandle {
     }
 
     /// Like [`knowing`](Self::knowing), with what that snapshot knows of `collection`.
-    pub(crate) async fn look_up(&self, collection: &str) -> (Arc<Topology>, Option<Lookup>) {
+    pub(crate) async fn look_up(&self, collection: &str) -> (Arc<Topology>, Option<Known>) {
+        match self.glance(collection) {
+            Ok(known) => known,
+            // Whoever waits does so in a box, so that those who need not have a small future.
+            Err(wanted_since) => Box::pin(self.learn(collection, wanted_since)).await,
+        }
+    }
+
+    /// What is known of `collection` at this moment. As an error, since when it is wanted, if that is worth waiting for.
+    fn glance(&self, collection: &str) -> Result<(Arc<Topology>, Option<Known>), Instant> {
         let snapshot = self.snapshot();
-        let known = snapshot.collection(collection).cloned();
-        let Some(epoch) = snapshot.epoch() else { return (snapshot, known) };
+        let known = snapshot.known(collection);
+        let Some(epoch) = snapshot.epoch() else { return Ok((snapshot, known)) };
         let is_stale = match &known {
-            Some(Lookup::Found(found)) => found.epoch < epoch,
-            Some(Lookup::Absent(as_of)) => *as_of < epoch,
+            Some(Known { lookup: Lookup::Found(found), .. }) => found.epoch < epoch,
+            Some(Known { lookup: Lookup::Absent(as_of), .. }) => *as_of < epoch,
             None => true,
         };
         let wanted_since = if is_stale { self.want(collection) } else { None };
-        let Some(wanted_since) = wanted_since.filter(|_| known.is_none()) else { return (snapshot, known) };
+        match wanted_since {
+            Some(wanted_since) if known.is_none() => Err(wanted_since),
+            _ => Ok((snapshot, known)),
+        }
+    }
+
+    async fn learn(&self, collection: &str, wanted_since: Instant) -> (Arc<Topology>, Option<Known>) {
         let learnt = async {
             let mut published = self.published.clone();
             loop {
                 published.borrow_and_update();
                 let snapshot = self.snapshot();
-                let known = snapshot.collection(collection).cloned();
+                let known = snapshot.known(collection);
                 if known.is_some() || published.changed().await.is_err() {
                     return (snapshot, known);
                 }
@@ -320,7 +335,7 @@ impl TopologyHandle {
         };
         // Whoever comes later waits for the rest of that time only, and after it not at all.
         let in_time = tokio::time::timeout_at(wanted_since + self.settings.first_fetch, learnt).await;
-        in_time.unwrap_or((snapshot, None))
+        in_time.unwrap_or_else(|_| (self.snapshot(), None))
     }
 
     /// A snapshot with somebody to send requests to, where there is one.
