@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 use http::{Method, Uri};
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use crate::topology::{Collection, PeerId, PointId, ShardId, ShardKey, WriteOrdering};
 
@@ -136,7 +136,7 @@ pub struct Intent {
     pub affinity: Option<Affinity>,
 }
 
-/// It is moved several times on its way, which is cheap up to this size.
+// An intent is moved several times on its way, which is cheap up to this size.
 const _: () = assert!(size_of::<Intent>() <= 128);
 
 /// Whether an operation reads or writes.
@@ -400,7 +400,8 @@ impl Intent {
             };
             let keys = match keys {
                 Keys::Any(keys) => size_of_val(&keys[..]),
-                Keys::Unspecified | Keys::WithFallback { .. } => 0,
+                Keys::WithFallback { target, fallback } => size_of_val(&**target) + size_of_val(&**fallback),
+                Keys::Unspecified => 0,
             };
             ids + keys
         });
@@ -413,7 +414,7 @@ impl Intent {
         let action = if call.class == Class::Write { Action::Write(call.ordering) } else { Action::Read };
         let all: Vec<ShardKey> = collection.groups().iter().filter_map(|group| group.key.clone()).collect();
         let keys = if all.is_empty() { Keys::Unspecified } else { Keys::Any(all) };
-        Self { action, scopes: smallvec![Scope { keys, ..Scope::EVERYTHING }], affinity: None }
+        Self { action, scopes: SmallVec::from([Scope { keys, ..Scope::EVERYTHING }]), affinity: None }
     }
 }
 

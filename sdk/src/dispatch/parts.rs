@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderName, header};
 use http_body_util::{BodyExt, Limited};
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
@@ -153,7 +153,7 @@ pub(crate) fn cut(
         let ids = (0..ids.len()).filter(|&at| is_of_part(at)).count();
         let points = Points::Owned { by: SmallVec::from_slice(shards), ids };
         let intent = Intent {
-            scopes: smallvec![Scope { keys: keys.clone(), points, is_conditional: false }],
+            scopes: SmallVec::from([Scope { keys: keys.clone(), points, is_conditional: false }]),
             ..*intent
         };
         Share { shards: shards.len(), intent, body: pieces.part(is_of_part) }

@@ -334,12 +334,12 @@ fn write_of<'a>(
     room: &mut Room,
 ) -> Result<(Scope, Option<Value<'a>>), NotUnderstood> {
     let (mut ids, mut selector, mut key_selector, mut led) = (Listing::default(), None, None, None);
-    let list = match points {
+    let points_field = match points {
         Location::Structs { field, .. } | Location::Selector(field) => field,
     };
     for field in message {
         let (number, value) = field?;
-        if number == list {
+        if number == points_field {
             match points {
                 Location::Structs { .. } if depth.ids && ids.has_room(room) => {
                     ids.push(point_id(value.message()?.last(1)?.ok_or(NotUnderstood)?)?);

@@ -71,7 +71,7 @@ fn touched_by(
         return Ok(Shards::from_slice(by));
     }
     let mut shards = Shards::new();
-    // The shards of a group are in their order.
+    // The shards of a group are in their order, those of one group behind another are not.
     let mut is_sorted = true;
     let mut add = |group: &KeyGroup| match (&scope.points, action) {
         (Points::Ids(ids), Action::Write(_)) => {
@@ -95,7 +95,7 @@ fn touched_by(
         }
         Keys::Unspecified => collection.groups().iter().for_each(add),
         Keys::Any(keys) => any_of(keys, collection)?.into_iter().for_each(add),
-        Keys::WithFallback { target, fallback } => add(served(target, fallback, collection)?),
+        Keys::WithFallback { target, fallback } => add(target_or_fallback(target, fallback, collection)?),
     }
     if action == Action::Read
         && let Some(filling) = filling(collection)
@@ -129,14 +129,14 @@ fn any_of<'a>(keys: &[ShardKey], collection: &'a Collection) -> Result<SmallVec<
 }
 
 /// The group with the key `target`, where each of its shards can be read, else that with the key `fallback`.
-fn served<'a>(
+fn target_or_fallback<'a>(
     target: &ShardKey,
     fallback: &ShardKey,
     collection: &'a Collection,
 ) -> Result<&'a KeyGroup, Untold> {
     let is_served = |group: &&KeyGroup| {
-        let served = |shard: &Shard| shard.replicas.iter().any(|replica| replica.state.is_readable());
-        group.shards.iter().all(|&id| collection.shard(id).is_some_and(served))
+        let is_readable = |shard: &Shard| shard.replicas.iter().any(|replica| replica.state.is_readable());
+        group.shards.iter().all(|&id| collection.shard(id).is_some_and(is_readable))
     };
     let target = collection.group(Some(target)).filter(is_served);
     target.or_else(|| collection.group(Some(fallback))).ok_or(Untold::UnknownKey)

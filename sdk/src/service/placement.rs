@@ -37,15 +37,6 @@ pub(super) struct Prepared {
     pub(super) plain: Option<Bytes>,
 }
 
-/// A body that is looked into.
-#[derive(Clone, Copy)]
-struct Looked<'a> {
-    /// Whole and not compressed, where it can be had so.
-    plain: Option<&'a Bytes>,
-    /// As it came.
-    bytes: &'a Bytes,
-}
-
 /// A body as far as it has been read.
 struct Seen {
     body: Body,
@@ -106,9 +97,8 @@ impl Inner {
             None if is_blind => (Placement::Unrouted, kept(&found), found),
             None if call.is_on_points() => {
                 let is_explained = !may_ask || way == Way::Observed;
-                let (mut placement, collection, snapshot) = self
-                    .place(call, name, Looked { plain: plain.as_ref(), bytes: &bytes }, is_explained)
-                    .await;
+                let (mut placement, collection, snapshot) =
+                    self.place(call, name, plain.as_ref(), &bytes, is_explained).await;
                 if let Placement::Points(collection, intent) = &mut placement {
                     let listed = intent.listed_bytes();
                     if listed > 0 && admitted.is_some_and(|admitted| !admitted.hold(listed)) {
@@ -178,7 +168,8 @@ impl Inner {
         &self,
         call: &Call,
         name: Option<&str>,
-        body: Looked<'_>,
+        plain: Option<&Bytes>,
+        bytes: &Bytes,
         is_explained: bool,
     ) -> (Placement, Option<Arc<str>>, Arc<Topology>) {
         let topology = &self.dispatcher.topology;
@@ -195,11 +186,17 @@ impl Inner {
             Some(Known { name, lookup: Lookup::Absent(_) }) => return (unknown, Some(name), snapshot),
             None => return (unknown, Some(name.into()), snapshot),
         };
-        let intent = match body.plain {
-            Some(plain) if is_long(plain.len(), 0) && is_looked_into(call, &collection, is_explained) => {
-                Box::pin(self.peek_into_long(call, plain, &collection, is_explained)).await
+        let depth = deepest(call, &collection, is_explained);
+        // Over REST, nothing is looked for where nothing can be told.
+        let is_looked_into = depth != Depth::default() || call.is_told_by_message();
+        let intent = match plain {
+            Some(plain) if is_looked_into && is_long(plain.len(), 0) => {
+                Box::pin(self.peek_into_long(call, plain, depth, &collection)).await
             }
-            _ => intent(call, body, &collection, is_explained),
+            Some(plain) => intent(call, plain, depth, &collection),
+            None if depth == Depth::default() => call.intent(bytes, depth),
+            // Too large to be looked into, or compressed in an unknown way: the path tells the rest.
+            None => Ok(Intent::unseen(call, &collection)),
         };
         let placement = match intent {
             Ok(intent) => Placement::Points(collection, intent),
@@ -232,15 +229,11 @@ impl Inner {
         &self,
         call: &Call,
         plain: &Bytes,
+        depth: Depth,
         collection: &Arc<Collection>,
-        is_explained: bool,
     ) -> Result<Intent, NotUnderstood> {
         let (call, plain, collection) = (call.clone(), plain.clone(), collection.clone());
-        let work = move || {
-            let body = Looked { plain: Some(&plain), bytes: &plain };
-            intent(&call, body, &collection, is_explained)
-        };
-        self.dispatcher.aside.run(work).await
+        self.dispatcher.aside.run(move || intent(&call, &plain, depth, &collection)).await
     }
 
     /// Finds the shards of many points once, and not for each attempt again.
@@ -319,23 +312,11 @@ impl Inner {
     }
 }
 
-/// What an operation on points asks for, looked at as deep as its place depends on it.
-fn intent(
-    call: &Call,
-    Looked { plain, bytes }: Looked<'_>,
-    collection: &Collection,
-    is_explained: bool,
-) -> Result<Intent, NotUnderstood> {
-    let looked_at = |depth: Depth| match plain {
-        Some(plain) => call.intent(plain, depth),
-        None if depth == Depth::default() => call.intent(bytes, depth),
-        // Too large to be looked into, or compressed in an unknown way: the path tells the rest.
-        None => Ok(Intent::unseen(call, collection)),
-    };
-    let intent = looked_at(deepest(call, collection, is_explained));
-    match intent {
+/// What an operation on points asks for, looked at no deeper than `depth`.
+fn intent(call: &Call, plain: &[u8], depth: Depth, collection: &Collection) -> Result<Intent, NotUnderstood> {
+    match call.intent(plain, depth) {
         // It is not repeated then, and goes where it would have gone.
-        Err(NotUnderstood) if call.repeat == Repeat::Batch => looked_at(depth(collection)),
+        Err(NotUnderstood) if call.repeat == Repeat::Batch => call.intent(plain, self::depth(collection)),
         intent => intent,
     }
 }
@@ -349,11 +330,6 @@ fn deepest(call: &Call, collection: &Collection, is_explained: bool) -> Depth {
         Repeat::Batch => Depth { ids: true, ..depth(collection) },
         Repeat::Safe | Repeat::Idempotent | Repeat::Verify | Repeat::Never => depth(collection),
     }
-}
-
-/// Whether its body is. Over REST, nothing is looked for where nothing can be told.
-fn is_looked_into(call: &Call, collection: &Collection, is_explained: bool) -> bool {
-    call.is_told_by_message() || deepest(call, collection, is_explained) != Depth::default()
 }
 
 /// The peer in the name of a collection's snapshot, `{collection}-{peer}-{year}-{month}-…-{second}.snapshot`.

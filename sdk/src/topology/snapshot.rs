@@ -182,8 +182,7 @@ impl Topology {
     pub(crate) fn known(&self, name: &str) -> Option<Known> {
         let resolved = self.resolve(name);
         let (collection, lookup) = self.collections.get_key_value(resolved)?;
-        let is_alias = !std::ptr::eq(resolved, name);
-        let name = if is_alias { name.into() } else { collection.clone() };
+        let name = if **collection == *name { collection.clone() } else { name.into() };
         Some(Known { name, lookup: lookup.clone() })
     }
 

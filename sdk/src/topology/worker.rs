@@ -299,7 +299,7 @@ impl TopologyHandle {
     pub(crate) async fn look_up(&self, collection: &str) -> (Arc<Topology>, Option<Known>) {
         match self.glance(collection) {
             Ok(known) => known,
-            // Whoever waits does so in a box, so that those who need not have a small future.
+            // The wait lies in a box, which keeps the future of everybody else small.
             Err(wanted_since) => Box::pin(self.learn(collection, wanted_since)).await,
         }
     }
@@ -321,6 +321,7 @@ impl TopologyHandle {
         }
     }
 
+    /// What is known of `collection` once its placement has been read, or has been waited for long enough.
     async fn learn(&self, collection: &str, wanted_since: Instant) -> (Arc<Topology>, Option<Known>) {
         let learnt = async {
             let mut published = self.published.clone();
@@ -335,7 +336,11 @@ impl TopologyHandle {
         };
         // Whoever comes later waits for the rest of that time only, and after it not at all.
         let in_time = tokio::time::timeout_at(wanted_since + self.settings.first_fetch, learnt).await;
-        in_time.unwrap_or_else(|_| (self.snapshot(), None))
+        in_time.unwrap_or_else(|_| {
+            let snapshot = self.snapshot();
+            let known = snapshot.known(collection);
+            (snapshot, known)
+        })
     }
 
     /// A snapshot with somebody to send requests to, where there is one.

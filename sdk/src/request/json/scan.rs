@@ -247,13 +247,13 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Where in `text` something is that is marked `near`, in one of its first words, or found `far` behind them. Keys, and most
-/// of what lies between quotes and brackets, are short: setting up a search takes as long as to look at four words.
+/// Searches the first words of `text` with `near`, and the rest of it with `far`. Keys, and most of what lies between quotes
+/// and brackets, are short: setting up a search takes as long as to look at four words.
 #[inline]
 fn find(text: &[u8], near: impl Fn(Word) -> Marks, far: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
     const NEAR: usize = 4;
     let mut seen = 0;
-    for word in text.as_chunks().0.iter().take(NEAR) {
+    for word in text.as_chunks::<8>().0.iter().take(NEAR) {
         if let Some(at) = near(Word::of(word)).first() {
             return Some(seen + at);
         }
@@ -309,6 +309,27 @@ mod tests {
         assert!(members(json).is_ok());
         for length in 0..json.len() {
             assert_eq!(members(&json[..length]), Err(NotUnderstood), "{}", &json[..length]);
+        }
+    }
+
+    #[test]
+    fn ends_are_found_however_far_away_they_are() {
+        // Searches look at words first, and at the rest in another way.
+        for (before, after) in (0..48).flat_map(|before| (0..12).map(move |after| (before, after))) {
+            for filler in ["x", " ", "\u{7f}", "é"] {
+                let [before, after] = [before, after].map(|count| filler.repeat(count));
+                let key = format!("{before}{after}");
+                for value in [
+                    format!(r#""{before}{after}""#),
+                    format!(r#""{before}\"{after}""#),
+                    format!(r#"["{before}]",[{after:?}],[]]"#),
+                    format!(r#"{{"{before}":{{"{after}":"}}"}}}}"#),
+                ] {
+                    let json = format!(r#"{{"{key}":{value}}}"#);
+                    assert_eq!(members(&json), Ok(vec![(&*key, &*value)]), "{json}");
+                    assert_eq!(members(&json[..json.len() - 1]), Err(NotUnderstood), "{json}");
+                }
+            }
         }
     }
 

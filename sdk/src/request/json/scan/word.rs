@@ -6,7 +6,7 @@ use std::ops::BitOr;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Word(u64);
 
-/// Bytes of a word: of the first one that is marked it is certain, of those behind it not.
+/// Marked bytes of a word, of which only the first is certain.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Marks(u64);
 
@@ -36,8 +36,8 @@ impl Word {
         self.less_than(b' ')
     }
 
-    /// Those that are less than `limit`, which is 128 at most: what is less borrows from its highest bit, where that is
-    /// not its own. Only behind such a byte may another borrow that is not less.
+    /// Those that are less than `limit`, which is 128 at most. Subtracting it sets their highest bit, which bytes of 128 and
+    /// more have themselves. What is less also borrows from the byte behind it, so that one may be marked wrongly.
     #[inline]
     fn less_than(self, limit: u8) -> Marks {
         Marks(self.0.wrapping_sub(LOWEST * u64::from(limit)) & !self.0 & HIGHEST)
