@@ -73,11 +73,12 @@ pub(super) fn scopes(layout: Layout, body: &[u8], depth: Depth) -> Result<SmallV
             SmallVec::from([keyed(&mut scan, &mut room)?])
         }
         Layout::Points | Layout::Selector | Layout::VectorSelector => {
-            SmallVec::from([Document::take(&mut scan, &mut room)?.scope(layout)?])
+            SmallVec::from([document(&mut scan, &mut room, layout)?])
         }
         Layout::Operations => each_of(&mut scan, b"operations", |scan| operation(scan, &mut room))?,
     };
-    scan.end().map(|()| scopes)
+    scan.end()?;
+    Ok(scopes)
 }
 
 fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T> {
@@ -93,16 +94,19 @@ pub(super) fn once<T>(place: &mut Option<T>, take: impl FnOnce() -> Result<T>) -
     Ok(())
 }
 
+/// Has `take` take the value, unless that is `null`.
+fn unless_null<'a>(scan: &mut Scan<'a>, take: impl FnOnce(&mut Scan<'a>) -> Result<()>) -> Result<()> {
+    if scan.null() { Ok(()) } else { take(scan) }
+}
+
 /// Takes an object of which the key `name` alone matters.
-fn member<'a, T>(
+fn member<'a, T, const N: usize>(
     scan: &mut Scan<'a>,
-    name: &[u8],
+    name: &[u8; N],
     mut take: impl FnMut(&mut Scan<'a>) -> Result<T>,
 ) -> Result<Option<T>> {
     let mut found = None;
-    scan.object(
-        |key, scan| if key == name { once(&mut found, || take(scan)) } else { scan.value().map(drop) },
-    )?;
+    scan.object(|scan| if scan.key(name)? { once(&mut found, || take(scan)) } else { scan.member() })?;
     Ok(found)
 }
 
@@ -112,9 +116,9 @@ fn keyed(scan: &mut Scan<'_>, room: &mut Room) -> Result<Scope> {
 }
 
 /// The scope that `take` takes of each element of the list `name`.
-fn each_of(
+fn each_of<const N: usize>(
     scan: &mut Scan<'_>,
-    name: &[u8],
+    name: &[u8; N],
     mut take: impl FnMut(&mut Scan<'_>) -> Result<Scope>,
 ) -> Result<SmallVec<[Scope; 1]>> {
     let scopes = member(scan, name, |scan| {
@@ -134,8 +138,8 @@ fn each_of(
 /// An object of one key that names the operation.
 fn operation(scan: &mut Scan<'_>, room: &mut Room) -> Result<Scope> {
     let mut scope = None;
-    scan.object(|key, scan| {
-        let layout = match key {
+    scan.object(|scan| {
+        let layout = match scan.any_key()? {
             b"upsert" | b"update_vectors" => Layout::Points,
             b"delete" | b"set_payload" | b"overwrite_payload" | b"delete_payload" | b"clear_payload" => {
                 Layout::Selector
@@ -143,9 +147,14 @@ fn operation(scan: &mut Scan<'_>, room: &mut Room) -> Result<Scope> {
             b"delete_vectors" => Layout::VectorSelector,
             _ => return Err(NotUnderstood),
         };
-        once(&mut scope, || Document::take(scan, room)?.scope(layout))
+        once(&mut scope, || document(scan, room, layout))
     })?;
     scope.ok_or(NotUnderstood)
+}
+
+/// An operation on points.
+fn document(scan: &mut Scan<'_>, room: &mut Room, layout: Layout) -> Result<Scope> {
+    Document::take(scan, room)?.scope(layout)
 }
 
 /// What an operation on points says of where it works.
@@ -185,13 +194,18 @@ fn shard_keys(scan: &mut Scan<'_>, room: &mut Room) -> Result<Keys> {
 }
 
 /// A point id, alone or as the `id` of an object.
+#[inline]
 fn point(scan: &mut Scan<'_>) -> Result<PointId> {
     let Some(b'{') = scan.peek() else { return id(scan) };
     let mut found = None;
-    scan.object(|key, scan| match key {
-        b"id" => once(&mut found, || id(scan)),
-        b"vector" => scan.vector(),
-        _ => scan.value().map(drop),
+    scan.object(|scan| {
+        if scan.key(b"id")? {
+            once(&mut found, || id(scan))
+        } else if scan.key(b"vector")? {
+            scan.vector()
+        } else {
+            scan.member()
+        }
     })?;
     found.ok_or(NotUnderstood)
 }
@@ -224,25 +238,35 @@ fn points(
 // === impl Document ===
 
 impl Document {
+    #[inline]
     fn take(scan: &mut Scan<'_>, room: &mut Room) -> Result<Self> {
         let mut document = Self::default();
-        scan.object(|key, scan| match key {
-            b"shard_key" => once(&mut document.keys, || shard_keys(scan, room)),
-            b"points" | b"batch" | b"filter" | b"update_filter" | b"update_mode" if scan.null() => Ok(()),
-            b"update_filter" | b"update_mode" => {
-                document.is_conditional = true;
-                scan.value().map(drop)
+        scan.object(|scan| {
+            if scan.key(b"points")? {
+                unless_null(scan, |scan| once(&mut document.points, || points(scan, room, point)))
+            } else if scan.key(b"batch")? {
+                unless_null(scan, |scan| {
+                    once(&mut document.columns, || {
+                        member(scan, b"ids", |scan| points(scan, room, id))?.ok_or(NotUnderstood)
+                    })
+                })
+            } else if scan.key(b"shard_key")? {
+                once(&mut document.keys, || shard_keys(scan, room))
+            } else if scan.key(b"filter")? {
+                unless_null(scan, |scan| once(&mut document.filter, || scan.value().map(drop)))
+            } else if scan.key(b"update_filter")? || scan.key(b"update_mode")? {
+                unless_null(scan, |scan| {
+                    document.is_conditional = true;
+                    scan.value().map(drop)
+                })
+            } else {
+                scan.member()
             }
-            b"points" => once(&mut document.points, || points(scan, room, point)),
-            b"batch" => once(&mut document.columns, || {
-                member(scan, b"ids", |scan| points(scan, room, id))?.ok_or(NotUnderstood)
-            }),
-            b"filter" => once(&mut document.filter, || scan.value().map(drop)),
-            _ => scan.value().map(drop),
         })?;
         Ok(document)
     }
 
+    #[inline]
     fn scope(self, layout: Layout) -> Result<Scope> {
         let points = match (layout, self.points, self.columns, self.filter) {
             (Layout::VectorSelector, _, _, Some(())) => Points::All,

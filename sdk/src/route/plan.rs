@@ -373,6 +373,9 @@ fn two_choices<L: Ord>(count: usize, dice: u64, load: impl Fn(usize) -> L) -> Op
 /// The node whose hash with the shard is highest. Every router picks the same one without talking to
 /// any other, so that one shard's writes keep their order, and the shards spread over the nodes.
 pub(super) fn rendezvous<'n>(nodes: &[&'n Node], shard: Option<ShardId>) -> Option<&'n Node> {
+    if let [node] = nodes {
+        return Some(node);
+    }
     let shard = u64::from(shard.unwrap_or_default());
     nodes.iter().copied().max_by_key(|node| mix(mix(shard) ^ node.peer.unwrap_or_default()))
 }

@@ -31,19 +31,19 @@ pub(crate) fn depth(collection: &Collection) -> Depth {
 /// The shards that `intent` touches: those of each round of internal RPCs, one round after the other. A batch of writes runs
 /// one after another, so each is a round; so is each run of reads in a batch that select the same shards.
 pub(super) fn touched(intent: &Intent, collection: &Collection, hashing: Hashing) -> Result<Shards, Untold> {
-    let [first, others @ ..] = &intent.scopes[..] else { return Ok(Shards::new()) };
-    let mut touched = touched_by(first, intent.action, collection, hashing)?;
+    let mut touched = Shards::new();
+    let [first, others @ ..] = &intent.scopes[..] else { return Ok(touched) };
+    touch(&mut touched, first, intent.action, collection, hashing)?;
     let mut last = first;
     for scope in others {
         if intent.action == Action::Read && last == scope {
             continue;
         }
         last = scope;
-        let round = touched_by(scope, intent.action, collection, hashing)?;
-        if touched.len() + round.len() > MAX_TOUCHED {
+        touch(&mut touched, scope, intent.action, collection, hashing)?;
+        if touched.len() > MAX_TOUCHED {
             return Err(Untold::TooMany);
         }
-        touched.extend_from_slice(&round);
     }
     Ok(touched)
 }
@@ -52,41 +52,43 @@ pub(super) fn touched(intent: &Intent, collection: &Collection, hashing: Hashing
 /// again for each attempt. What finding them took is given back.
 pub(crate) fn settle(intent: &mut Intent, collection: &Collection, hashing: Hashing) {
     for scope in &mut intent.scopes {
+        let mut by = Shards::new();
         if let Points::Ids(ids) = &scope.points
-            && let Ok(by) = touched_by(scope, intent.action, collection, hashing)
+            && touch(&mut by, scope, intent.action, collection, hashing).is_ok()
         {
             scope.points = Points::Owned { by: SmallVec::from_slice(&by), ids: ids.len() };
         }
     }
 }
 
-/// The shards that one scope touches, ascending, each once.
-fn touched_by(
+/// Adds the shards that one scope touches to those `touched` before, ascending, each once.
+#[inline]
+fn touch(
+    touched: &mut Shards,
     scope: &Scope,
     action: Action,
     collection: &Collection,
     hashing: Hashing,
-) -> Result<Shards, Untold> {
+) -> Result<(), Untold> {
     if let (Points::Owned { by, .. }, Action::Write(_)) = (&scope.points, action) {
-        return Ok(Shards::from_slice(by));
+        touched.extend_from_slice(by);
+        return Ok(());
     }
-    let mut shards = Shards::new();
-    // The shards of a group are in their order, those of one group behind another are not.
-    let mut is_sorted = true;
+    let before = touched.len();
+    let left_out = if action == Action::Read { filling(collection) } else { None };
     let mut add = |group: &KeyGroup| match (&scope.points, action) {
         (Points::Ids(ids), Action::Write(_)) => {
-            is_sorted = false;
             for id in ids {
                 // One or two: pushing them costs less than setting up `extend`.
                 for shard in group.owners(hashing, id) {
-                    shards.push(shard);
+                    touched.push(shard);
                 }
             }
         }
-        (Points::All | Points::Owned { .. }, _) | (Points::Ids(_), Action::Read) => {
-            is_sorted &= shards.is_empty();
-            shards.extend_from_slice(&group.shards);
-        }
+        (Points::All | Points::Owned { .. }, _) | (Points::Ids(_), Action::Read) => match left_out {
+            None => touched.extend_from_slice(&group.shards),
+            Some(_) => touched.extend(group.shards.iter().copied().filter(|&shard| Some(shard) != left_out)),
+        },
     };
     match &scope.keys {
         // A read without a key asks all keys; a write without one is refused by Qdrant.
@@ -97,23 +99,20 @@ fn touched_by(
         Keys::Any(keys) => any_of(keys, collection)?.into_iter().for_each(add),
         Keys::WithFallback { target, fallback } => add(target_or_fallback(target, fallback, collection)?),
     }
-    if action == Action::Read
-        && let Some(filling) = filling(collection)
-    {
-        shards.retain(|shard| *shard != filling);
+    // Most scopes touch one, or all those of a group, which are in order.
+    if !touched[before..].is_sorted_by(|a, b| a < b) {
+        let mut round = Shards::from_slice(&touched[before..]);
+        sort(&mut round);
+        touched.truncate(before);
+        touched.extend_from_slice(&round);
     }
-    if !is_sorted {
-        sort(&mut shards);
-    }
-    Ok(shards)
+    Ok(())
 }
 
 /// Puts them in ascending order, each once.
 pub(super) fn sort(shards: &mut Shards) {
-    if !shards.is_sorted_by(|a, b| a < b) {
-        shards.sort_unstable();
-        shards.dedup();
-    }
+    shards.sort_unstable();
+    shards.dedup();
 }
 
 /// The groups of shards with these keys.

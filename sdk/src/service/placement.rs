@@ -65,7 +65,6 @@ impl Inner {
         let may_ask = admitted.is_some();
         let way = self.routing.way(call.class);
         let is_blind = may_ask && pin.is_none() && way == Way::Unrouted;
-        let found = self.dispatcher.topology.found().await;
         let Seen { body, bytes, is_whole } = self
             .read(call, body, admitted.as_deref_mut())
             .await
@@ -91,22 +90,49 @@ impl Inner {
             call.collection(looked_at).map(Cow::Borrowed)
         };
         let name = name.as_deref();
+        let found = self.dispatcher.topology.found().await;
         let kept = |topology: &Topology| name.map(|name| topology.keep(name));
         let (placement, collection, snapshot) = match pin {
             Some(pin) => (pinned(call, pin, &found)?, kept(&found), found),
             None if is_blind => (Placement::Unrouted, kept(&found), found),
             None if call.is_on_points() => {
-                let is_explained = !may_ask || way == Way::Observed;
-                let (mut placement, collection, snapshot) =
-                    self.place(call, name, plain.as_ref(), &bytes, is_explained).await;
-                if let Placement::Points(collection, intent) = &mut placement {
+                let topology = &self.dispatcher.topology;
+                let (mut snapshot, mut known) = (found, None);
+                if let Some(name) = name.filter(|name| (1..=MAX_COLLECTION_NAME).contains(&name.len())) {
+                    match topology.glance(&snapshot, name) {
+                        Ok(at_once) => known = at_once,
+                        // Whoever has to wait does so in a box, which keeps the future of everybody else small.
+                        Err(wanted_since) => {
+                            (snapshot, known) = Box::pin(topology.learn(name, wanted_since)).await;
+                        }
+                    }
+                }
+                let Some(Known { name, lookup: Lookup::Found(collection) }) = known else {
+                    let is_named = name.is_some();
+                    let reason = if is_named { Reason::UnknownCollection } else { Reason::NotUnderstood };
+                    let (placement, collection) = (Placement::Opaque(reason), kept(&snapshot));
+                    return Ok(Prepared { placement, collection, snapshot, body, plain });
+                };
+                let depth = deepest(call, &collection, !may_ask || way == Way::Observed);
+                // Over REST, nothing is looked for where nothing can be told.
+                let is_looked_into = depth != Depth::default() || call.is_told_by_message();
+                let mut intent = match &plain {
+                    Some(plain) if is_looked_into && is_long(plain.len(), 0) => {
+                        Box::pin(self.peek_into_long(call, plain, depth, &collection)).await
+                    }
+                    Some(plain) => intent(call, plain, depth, &collection),
+                    None if depth == Depth::default() => call.intent(&bytes, depth),
+                    // Too large to be looked into, or compressed in an unknown way: the path tells the rest.
+                    None => Ok(Intent::unseen(call, &collection)),
+                };
+                if let Ok(intent) = &mut intent {
                     let listed = intent.listed_bytes();
                     if listed > 0 && admitted.is_some_and(|admitted| !admitted.hold(listed)) {
-                        *intent = Intent { action: intent.action, ..Intent::unseen(call, collection) };
+                        *intent = Intent { action: intent.action, ..Intent::unseen(call, &collection) };
                     }
                     // What may be cut is settled where it is not.
                     if Split::points(intent) == 0 && is_long(0, intent.ids()) {
-                        Box::pin(self.settle(intent, collection, snapshot.hashing())).await;
+                        Box::pin(self.settle(intent, &collection, snapshot.hashing())).await;
                     }
                     if affinity.is_some()
                         && call.reads_points()
@@ -115,7 +141,11 @@ impl Inner {
                         intent.affinity = affinity;
                     }
                 }
-                (placement, collection, snapshot)
+                let placement = match intent {
+                    Ok(intent) => Placement::Points(collection, intent),
+                    Err(NotUnderstood) => Placement::Opaque(Reason::NotUnderstood),
+                };
+                (placement, Some(name), snapshot)
             }
             None => {
                 let credentials = may_ask.then(|| Credentials::of(headers));
@@ -161,48 +191,6 @@ impl Inner {
             Collected::Whole(bytes) => Seen { body: Body::Full(bytes.clone()), bytes, is_whole: true },
             Collected::TooLarge { read, body } => Seen { body, bytes: read, is_whole: false },
         })
-    }
-
-    /// Where an operation on points of the collection `name` belongs, and that name to be kept.
-    async fn place(
-        &self,
-        call: &Call,
-        name: Option<&str>,
-        plain: Option<&Bytes>,
-        bytes: &Bytes,
-        is_explained: bool,
-    ) -> (Placement, Option<Arc<str>>, Arc<Topology>) {
-        let topology = &self.dispatcher.topology;
-        let Some(name) = name else {
-            return (Placement::Opaque(Reason::NotUnderstood), None, topology.snapshot());
-        };
-        let unknown = Placement::Opaque(Reason::UnknownCollection);
-        if name.is_empty() || name.len() > MAX_COLLECTION_NAME {
-            return (unknown, Some(name.into()), topology.snapshot());
-        }
-        let (snapshot, known) = topology.look_up(name).await;
-        let (name, collection) = match known {
-            Some(Known { name, lookup: Lookup::Found(collection) }) => (name, collection),
-            Some(Known { name, lookup: Lookup::Absent(_) }) => return (unknown, Some(name), snapshot),
-            None => return (unknown, Some(name.into()), snapshot),
-        };
-        let depth = deepest(call, &collection, is_explained);
-        // Over REST, nothing is looked for where nothing can be told.
-        let is_looked_into = depth != Depth::default() || call.is_told_by_message();
-        let intent = match plain {
-            Some(plain) if is_looked_into && is_long(plain.len(), 0) => {
-                Box::pin(self.peek_into_long(call, plain, depth, &collection)).await
-            }
-            Some(plain) => intent(call, plain, depth, &collection),
-            None if depth == Depth::default() => call.intent(bytes, depth),
-            // Too large to be looked into, or compressed in an unknown way: the path tells the rest.
-            None => Ok(Intent::unseen(call, &collection)),
-        };
-        let placement = match intent {
-            Ok(intent) => Placement::Points(collection, intent),
-            Err(_) => Placement::Opaque(Reason::NotUnderstood),
-        };
-        (placement, Some(name), snapshot)
     }
 
     /// What a compressed body stands for.
@@ -265,7 +253,7 @@ impl Inner {
             Class::NodeLocal => {
                 let file = call.file(body);
                 if let (Some(name), Some(shard)) = (collection, call.shard(body)) {
-                    let (snapshot, known) = self.dispatcher.topology.look_up(name).await;
+                    let (snapshot, known) = self.dispatcher.topology.look_up(found, name).await;
                     let placement = match known {
                         Some(Known { lookup: Lookup::Found(found), .. }) => {
                             Placement::Local(Local::Holder(found, shard))

@@ -292,23 +292,27 @@ impl TopologyHandle {
     /// placement, at most [`Settings::first_fetch`]. A placement of an earlier epoch is used as it
     /// is while a newer one is fetched.
     pub async fn knowing(&self, collection: &str) -> Arc<Topology> {
-        self.look_up(collection).await.0
+        self.look_up(self.snapshot(), collection).await.0
     }
 
-    /// Like [`knowing`](Self::knowing), with what that snapshot knows of `collection`.
-    pub(crate) async fn look_up(&self, collection: &str) -> (Arc<Topology>, Option<Known>) {
-        match self.glance(collection) {
-            Ok(known) => known,
+    /// Like [`knowing`](Self::knowing), with what that snapshot knows of `collection`. It is `newest`, unless there was
+    /// something to wait for.
+    pub(crate) async fn look_up(
+        &self,
+        newest: Arc<Topology>,
+        collection: &str,
+    ) -> (Arc<Topology>, Option<Known>) {
+        match self.glance(&newest, collection) {
+            Ok(known) => (newest, known),
             // The wait lies in a box, which keeps the future of everybody else small.
             Err(wanted_since) => Box::pin(self.learn(collection, wanted_since)).await,
         }
     }
 
-    /// What is known of `collection` at this moment. As an error, since when it is wanted, if that is worth waiting for.
-    fn glance(&self, collection: &str) -> Result<(Arc<Topology>, Option<Known>), Instant> {
-        let snapshot = self.snapshot();
-        let known = snapshot.known(collection);
-        let Some(epoch) = snapshot.epoch() else { return Ok((snapshot, known)) };
+    /// What `newest` knows of `collection`. As an error, since when it is wanted, if that is worth waiting for.
+    pub(crate) fn glance(&self, newest: &Topology, collection: &str) -> Result<Option<Known>, Instant> {
+        let known = newest.known(collection);
+        let Some(epoch) = newest.epoch() else { return Ok(known) };
         let is_stale = match &known {
             Some(Known { lookup: Lookup::Found(found), .. }) => found.epoch < epoch,
             Some(Known { lookup: Lookup::Absent(as_of), .. }) => *as_of < epoch,
@@ -317,12 +321,16 @@ impl TopologyHandle {
         let wanted_since = if is_stale { self.want(collection) } else { None };
         match wanted_since {
             Some(wanted_since) if known.is_none() => Err(wanted_since),
-            _ => Ok((snapshot, known)),
+            _ => Ok(known),
         }
     }
 
     /// What is known of `collection` once its placement has been read, or has been waited for long enough.
-    async fn learn(&self, collection: &str, wanted_since: Instant) -> (Arc<Topology>, Option<Known>) {
+    pub(crate) async fn learn(
+        &self,
+        collection: &str,
+        wanted_since: Instant,
+    ) -> (Arc<Topology>, Option<Known>) {
         let learnt = async {
             let mut published = self.published.clone();
             loop {

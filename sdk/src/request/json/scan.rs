@@ -39,15 +39,16 @@ impl<'a> Scan<'a> {
         Ok(self.position())
     }
 
-    /// Takes an object, and has `member` take the value of each of its keys.
-    pub(crate) fn object(&mut self, mut member: impl FnMut(&'a [u8], &mut Self) -> Result<()>) -> Result<()> {
+    /// Takes an object, and has `member` take each of its keys and the value behind it.
+    #[inline]
+    pub(crate) fn object(&mut self, mut member: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
         self.expect(b'{')?;
         if self.take(b'}') {
             return Ok(());
         }
         loop {
-            let key = self.key()?;
-            member(key, self)?;
+            self.peek();
+            member(self)?;
             match self.next() {
                 Some(b',') => {}
                 Some(b'}') => return Ok(()),
@@ -56,9 +57,20 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Takes a key and the colon behind it.
-    #[inline]
-    fn key(&mut self) -> Result<&'a [u8]> {
+    /// Takes the key `name` and the colon behind it, if that comes next. It takes a comparison or two, where finding the end
+    /// of a key takes a search.
+    #[inline(always)]
+    pub(crate) fn key<const N: usize>(&mut self, name: &[u8; N]) -> Result<bool> {
+        let Some((key, rest)) = self.rest.split_at_checked(N + 2) else { return Ok(false) };
+        if key[0] != b'"' || key[1..=N] != name[..] || key[N + 1] != b'"' {
+            return Ok(false);
+        }
+        self.rest = rest;
+        self.expect(b':').map(|()| true)
+    }
+
+    /// Takes whatever key comes next, and the colon behind it.
+    pub(crate) fn any_key(&mut self) -> Result<&'a [u8]> {
         self.expect(b'"')?;
         // The same key can be written in many ways, and nobody does; control characters are no JSON.
         let end = find(
@@ -72,7 +84,14 @@ impl<'a> Scan<'a> {
         Ok(key)
     }
 
+    /// Takes whatever key comes next, and its value.
+    pub(crate) fn member(&mut self) -> Result<()> {
+        self.any_key()?;
+        self.value().map(drop)
+    }
+
     /// Takes an array, and has `element` take each of its values.
+    #[inline]
     pub(crate) fn array(&mut self, mut element: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
         self.expect(b'[')?;
         if self.take(b']') {
@@ -131,6 +150,7 @@ impl<'a> Scan<'a> {
     /// Takes the vector of a point. One that begins with a number is a list of numbers, which the next bracket ends.
     /// Searching for that alone is twice as fast, and vectors are nearly all of a body. With anything else in it, it is no
     /// vector: Qdrant refuses the body wherever that is sent, and it is never cut.
+    #[inline]
     pub(crate) fn vector(&mut self) -> Result<()> {
         if !self.is_dense() {
             return self.value().map(drop);
@@ -160,16 +180,11 @@ impl<'a> Scan<'a> {
     pub(crate) fn peek(&mut self) -> Option<u8> {
         match self.rest {
             &[byte, ..] if byte > b' ' => Some(byte),
-            _ => self.peek_after_space(),
+            _ => {
+                self.rest = after_space(self.rest);
+                self.rest.first().copied()
+            }
         }
-    }
-
-    /// Clients that care for speed write none.
-    #[inline(never)]
-    fn peek_after_space(&mut self) -> Option<u8> {
-        let at = self.rest.iter().position(|&byte| !is_space(byte)).unwrap_or(self.rest.len());
-        self.rest = &self.rest[at..];
-        self.rest.first().copied()
     }
 
     /// Nothing is left.
@@ -232,11 +247,18 @@ impl<'a> Scan<'a> {
     fn skip_nested(&mut self, open: u8, close: u8) -> Result<()> {
         let mut depth = 1;
         while depth > 0 {
-            let found = find(
-                self.rest,
-                |word| word.equal_to(b'"') | word.equal_to(open) | word.equal_to(close),
-                |rest| memchr3(b'"', open, close, rest),
-            );
+            // Between two texts there is most often no more than this.
+            if let [b':' | b',', rest @ ..] = self.rest {
+                self.rest = rest;
+            }
+            let found = match self.rest {
+                [b'"', ..] => Some(0),
+                rest => find(
+                    rest,
+                    |word| word.equal_to(b'"') | word.equal_to(open) | word.equal_to(close),
+                    |rest| memchr3(b'"', open, close, rest),
+                ),
+            };
             match self.pass(found)? {
                 b'"' => self.skip_text()?,
                 byte if byte == open => depth += 1,
@@ -251,6 +273,17 @@ impl<'a> Scan<'a> {
 /// and brackets, are short: setting up a search takes as long as to look at four words.
 #[inline]
 fn find(text: &[u8], near: impl Fn(Word) -> Marks, far: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
+    let first = text.first_chunk().and_then(|word| near(Word::of(word)).first());
+    first.or_else(|| find_further(text, near, far))
+}
+
+/// Searches a text in whose first word there is nothing.
+#[inline(never)]
+fn find_further(
+    text: &[u8],
+    near: impl Fn(Word) -> Marks,
+    far: impl Fn(&[u8]) -> Option<usize>,
+) -> Option<usize> {
     const NEAR: usize = 4;
     let mut seen = 0;
     for word in text.as_chunks::<8>().0.iter().take(NEAR) {
@@ -260,6 +293,13 @@ fn find(text: &[u8], near: impl Fn(Word) -> Marks, far: impl Fn(&[u8]) -> Option
         seen += word.len();
     }
     Some(seen + far(&text[seen..])?)
+}
+
+/// Clients that care for speed write none.
+#[inline(never)]
+fn after_space(text: &[u8]) -> &[u8] {
+    let at = text.iter().position(|&byte| !is_space(byte)).unwrap_or(text.len());
+    &text[at..]
 }
 
 pub(crate) fn is_space(byte: u8) -> bool {
@@ -281,8 +321,8 @@ mod tests {
 
     fn members(json: &str) -> Result<Vec<(&str, &str)>> {
         let (mut scan, mut found) = (Scan::new(json.as_bytes()), Vec::new());
-        scan.object(|key, scan| {
-            found.push((text(key), text(scan.value()?)));
+        scan.object(|scan| {
+            found.push((text(scan.any_key()?), text(scan.value()?)));
             Ok(())
         })?;
         scan.end().map(|()| found)

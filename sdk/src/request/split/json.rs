@@ -44,7 +44,7 @@ pub(super) fn cut(layout: Layout, body: &[u8]) -> Result<(Vec<PointId>, Vec<List
     std::str::from_utf8(body).map_err(|_| NotUnderstood)?;
     let (mut points, mut columns) = (None, None);
     let mut scan = Scan::new(body);
-    scan.object(|key, scan| match key {
+    scan.object(|scan| match scan.any_key()? {
         b"points" | b"batch" if scan.null() => Ok(()),
         b"points" if layout == Layout::Points => once(&mut points, || structs(scan)),
         b"points" => once(&mut points, || ids(scan)),
@@ -75,7 +75,7 @@ fn structs(scan: &mut Scan<'_>) -> Result<(Vec<PointId>, List)> {
     let list = List::take(scan, |point| {
         let (mut id, mut vector, mut payload) = (None, None, None);
         let mut scan = Scan::new(point);
-        scan.object(|key, scan| match key {
+        scan.object(|scan| match scan.any_key()? {
             b"id" => once(&mut id, || json::id(scan)),
             b"vector" => once(&mut vector, || Shape::of(scan.value()?)),
             b"payload" => once(&mut payload, || check_payload(scan.value()?)),
@@ -91,7 +91,7 @@ fn structs(scan: &mut Scan<'_>) -> Result<(Vec<PointId>, List)> {
 /// The columnar form of an upsert: ids, vectors and payloads side by side.
 fn columns(scan: &mut Scan<'_>) -> Result<(Vec<PointId>, Vec<List>)> {
     let (mut ids, mut vectors, mut payloads) = (None, None, None);
-    scan.object(|key, scan| match key {
+    scan.object(|scan| match scan.any_key()? {
         b"ids" => once(&mut ids, || self::ids(scan)),
         b"vectors" => once(&mut vectors, || self::vectors(scan)),
         b"payloads" if scan.null() => Ok(()),
@@ -118,7 +118,8 @@ fn vectors(scan: &mut Scan<'_>) -> Result<Vec<List>> {
         return Ok(vec![column(scan)?]);
     }
     let mut columns = Vec::new();
-    scan.object(|_, scan| {
+    scan.object(|scan| {
+        scan.any_key()?;
         columns.push(column(scan)?);
         Ok(())
     })?;
