@@ -382,6 +382,15 @@ impl Intent {
         std::mem::replace(self, nothing)
     }
 
+    /// Whether it names more than one thing, as few requests do.
+    pub(crate) fn has_lists(&self) -> bool {
+        match &self.scopes[..] {
+            [Scope { keys: Keys::Unspecified, points: Points::Ids(ids), .. }] => ids.len() > 1,
+            [Scope { keys: Keys::Unspecified, .. }] => false,
+            _ => true,
+        }
+    }
+
     /// How many ids it lists.
     pub(crate) fn ids(&self) -> usize {
         let ids = |scope: &Scope| match &scope.points {

@@ -17,6 +17,7 @@ mod point;
 mod readers;
 mod replica;
 mod ring;
+mod siphash;
 mod snapshot;
 mod version;
 pub(crate) mod worker;

@@ -35,6 +35,7 @@ pub(crate) struct Avoided {
 
 impl Costs {
     /// `touched` has each shard as often as there are rounds of RPCs to it.
+    #[inline]
     pub(super) fn of(touched: &[ShardId], collection: &Collection, intent: &Intent) -> Self {
         let mut costs = Self { without_replica: 0, is_replicated: true, savings: SmallVec::new() };
         for &id in touched {

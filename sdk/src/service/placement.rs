@@ -126,13 +126,15 @@ impl Inner {
                     None => Ok(Intent::unseen(call, &collection)),
                 };
                 if let Ok(intent) = &mut intent {
-                    let listed = intent.listed_bytes();
-                    if listed > 0 && admitted.is_some_and(|admitted| !admitted.hold(listed)) {
-                        *intent = Intent { action: intent.action, ..Intent::unseen(call, &collection) };
-                    }
-                    // What may be cut is settled where it is not.
-                    if Split::points(intent) == 0 && is_long(0, intent.ids()) {
-                        Box::pin(self.settle(intent, &collection, snapshot.hashing())).await;
+                    if intent.has_lists() {
+                        let listed = intent.listed_bytes();
+                        if listed > 0 && admitted.is_some_and(|admitted| !admitted.hold(listed)) {
+                            *intent = Intent { action: intent.action, ..Intent::unseen(call, &collection) };
+                        }
+                        // What may be cut is settled where it is not.
+                        if Split::points(intent) == 0 && is_long(0, intent.ids()) {
+                            Box::pin(self.settle(intent, &collection, snapshot.hashing())).await;
+                        }
                     }
                     if affinity.is_some()
                         && call.reads_points()
@@ -302,11 +304,12 @@ impl Inner {
 
 /// What an operation on points asks for, looked at no deeper than `depth`.
 fn intent(call: &Call, plain: &[u8], depth: Depth, collection: &Collection) -> Result<Intent, NotUnderstood> {
-    match call.intent(plain, depth) {
+    let intent = call.intent(plain, depth);
+    if intent.is_err() && call.repeat == Repeat::Batch {
         // It is not repeated then, and goes where it would have gone.
-        Err(NotUnderstood) if call.repeat == Repeat::Batch => call.intent(plain, self::depth(collection)),
-        intent => intent,
+        return call.intent(plain, self::depth(collection));
     }
+    intent
 }
 
 /// How deep an operation on points is looked into.

@@ -12,9 +12,7 @@ use std::{
     sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
 };
 
-use siphasher::sip::SipHasher24;
-
-use super::{Hashing, PointId, ShardId};
+use super::{Hashing, PointId, ShardId, siphash};
 
 /// Ring nodes per shard (`HASH_RING_SHARD_SCALE` in Qdrant).
 const NODES_PER_SHARD: u32 = 100;
@@ -156,37 +154,31 @@ fn range_of(key: u64, bits: u32) -> usize {
 }
 
 fn node_key(shard: ShardId, index: u32) -> u64 {
-    let mut bytes = [0; 8];
-    bytes[..4].copy_from_slice(&shard.to_le_bytes());
-    bytes[4..].copy_from_slice(&index.to_le_bytes());
-    SipHasher24::new().hash(&bytes)
+    siphash::hash([u64::from(shard) | u64::from(index) << 32])
 }
 
 fn point_key(hashing: Hashing, id: &PointId) -> u64 {
+    // Before the id comes which kind it is.
+    const NUM: u64 = 0;
+    const UUID: u64 = 1;
     match id {
-        PointId::Num(number) => {
-            let mut bytes = [0; 16];
-            bytes[8..].copy_from_slice(&number.to_le_bytes());
-            SipHasher24::new().hash(&bytes)
-        }
-        PointId::Uuid(uuid) if hashing == Hashing::Deviating => {
-            let mut bytes = [0; 24];
-            bytes[0] = 1;
-            bytes[8..].copy_from_slice(uuid.as_bytes());
-            SipHasher24::new().hash(&bytes)
-        }
+        PointId::Num(number) => siphash::hash([NUM, *number]),
         PointId::Uuid(uuid) => {
-            let mut bytes = [0; 32];
-            bytes[0] = 1;
-            bytes[8] = 16; // the length prefix of the sixteen bytes that follow
-            bytes[16..].copy_from_slice(uuid.as_bytes());
-            SipHasher24::new().hash(&bytes)
+            let (first, second) = uuid.as_u64_pair();
+            let [first, second] = [first.swap_bytes(), second.swap_bytes()];
+            match hashing {
+                // The length of the sixteen bytes that follow.
+                Hashing::Stable => siphash::hash([UUID, 16, first, second]),
+                Hashing::Deviating => siphash::hash([UUID, first, second]),
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use siphasher::sip::SipHasher24;
+
     use super::*;
 
     fn id(text: &str) -> PointId {

@@ -182,7 +182,8 @@ impl Topology {
     pub(crate) fn known(&self, name: &str) -> Option<Known> {
         let resolved = self.resolve(name);
         let (collection, lookup) = self.collections.get_key_value(resolved)?;
-        let name = if **collection == *name { collection.clone() } else { name.into() };
+        // It is asked for by its own name, or by an alias.
+        let name = if std::ptr::eq(resolved, name) { collection.clone() } else { name.into() };
         Some(Known { name, lookup: lookup.clone() })
     }
 
