@@ -60,6 +60,7 @@ pub(super) fn file(body: &[u8]) -> Option<String> {
 }
 
 /// The scopes of a body, looked at no deeper than `depth`.
+#[inline]
 pub(super) fn scopes(layout: Layout, body: &[u8], depth: Depth) -> Result<SmallVec<[Scope; 1]>> {
     if depth == Depth::default() || layout == Layout::Nothing {
         return Ok(SmallVec::from([Scope::EVERYTHING]));
@@ -211,10 +212,16 @@ fn point(scan: &mut Scan<'_>) -> Result<PointId> {
 }
 
 pub(super) fn id(scan: &mut Scan<'_>) -> Result<PointId> {
-    if let Some(number) = scan.number() {
-        return Ok(PointId::Num(number));
+    match scan.number() {
+        Some(number) => Ok(PointId::Num(number)),
+        None => other_id(scan.value()?),
     }
-    parse::<PointRef>(scan.value()?).map(|id| id.0)
+}
+
+/// A UUID, or a number that is written in an odd way.
+#[inline(never)]
+fn other_id(id: &[u8]) -> Result<PointId> {
+    parse::<PointRef>(id).map(|id| id.0)
 }
 
 /// The points of which `take` takes the ids from an array.

@@ -35,7 +35,6 @@ pub(crate) struct Avoided {
 
 impl Costs {
     /// `touched` has each shard as often as there are rounds of RPCs to it.
-    #[inline]
     pub(super) fn of(touched: &[ShardId], collection: &Collection, intent: &Intent) -> Self {
         let mut costs = Self { without_replica: 0, is_replicated: true, savings: SmallVec::new() };
         for &id in touched {
@@ -92,11 +91,10 @@ impl Costs {
     fn add(&mut self, elsewhere: u32, here: u32, replicas: &[Replica], saves: impl Fn(&Replica) -> bool) {
         self.without_replica += elsewhere;
         for replica in replicas.iter().filter(|replica| saves(replica)) {
-            let at = self.find(replica.peer).unwrap_or_else(|at| {
-                self.savings.insert(at, (replica.peer, 0));
-                at
-            });
-            self.savings[at].1 += elsewhere - here;
+            match self.find(replica.peer) {
+                Ok(at) => self.savings[at].1 += elsewhere - here,
+                Err(at) => self.savings.insert(at, (replica.peer, elsewhere - here)),
+            }
         }
     }
 

@@ -76,8 +76,12 @@ fn touch(
     }
     let before = touched.len();
     let left_out = if action == Action::Read { filling(collection) } else { None };
-    let mut add = |group: &KeyGroup| match (&scope.points, action) {
-        (Points::Ids(ids), Action::Write(_)) => {
+    let ids = match (&scope.points, action) {
+        (Points::Ids(ids), Action::Write(_)) => Some(&ids[..]),
+        _ => None,
+    };
+    let mut add = |group: &KeyGroup| match (ids, left_out) {
+        (Some(ids), _) => {
             for id in ids {
                 // One or two: pushing them costs less than setting up `extend`.
                 for shard in group.owners(hashing, id) {
@@ -85,10 +89,10 @@ fn touch(
                 }
             }
         }
-        (Points::All | Points::Owned { .. }, _) | (Points::Ids(_), Action::Read) => match left_out {
-            None => touched.extend_from_slice(&group.shards),
-            Some(_) => touched.extend(group.shards.iter().copied().filter(|&shard| Some(shard) != left_out)),
-        },
+        (None, None) => touched.extend_from_slice(&group.shards),
+        (None, Some(_)) => {
+            touched.extend(group.shards.iter().copied().filter(|&shard| Some(shard) != left_out));
+        }
     };
     match &scope.keys {
         // A read without a key asks all keys; a write without one is refused by Qdrant.

@@ -97,16 +97,15 @@ impl Inner {
             None if is_blind => (Placement::Unrouted, kept(&found), found),
             None if call.is_on_points() => {
                 let topology = &self.dispatcher.topology;
-                let (mut snapshot, mut known) = (found, None);
-                if let Some(name) = name.filter(|name| (1..=MAX_COLLECTION_NAME).contains(&name.len())) {
-                    match topology.glance(&snapshot, name) {
-                        Ok(at_once) => known = at_once,
+                let is_name = |name: &&str| (1..=MAX_COLLECTION_NAME).contains(&name.len());
+                let (snapshot, known) = match name.filter(is_name) {
+                    Some(name) => match topology.glance(&found, name) {
+                        Ok(known) => (found, known),
                         // Whoever has to wait does so in a box, which keeps the future of everybody else small.
-                        Err(wanted_since) => {
-                            (snapshot, known) = Box::pin(topology.learn(name, wanted_since)).await;
-                        }
-                    }
-                }
+                        Err(wanted_since) => Box::pin(topology.learn(name, wanted_since)).await,
+                    },
+                    None => (found, None),
+                };
                 let Some(Known { name, lookup: Lookup::Found(collection) }) = known else {
                     let is_named = name.is_some();
                     let reason = if is_named { Reason::UnknownCollection } else { Reason::NotUnderstood };
@@ -303,6 +302,7 @@ impl Inner {
 }
 
 /// What an operation on points asks for, looked at no deeper than `depth`.
+#[inline]
 fn intent(call: &Call, plain: &[u8], depth: Depth, collection: &Collection) -> Result<Intent, NotUnderstood> {
     let intent = call.intent(plain, depth);
     if intent.is_err() && call.repeat == Repeat::Batch {

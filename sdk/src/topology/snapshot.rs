@@ -179,6 +179,7 @@ impl Topology {
     }
 
     /// The same, to be kept.
+    #[inline]
     pub(crate) fn known(&self, name: &str) -> Option<Known> {
         let resolved = self.resolve(name);
         let (collection, lookup) = self.collections.get_key_value(resolved)?;

@@ -5,13 +5,12 @@
 
 use std::ops::Range;
 
-use memchr::{memchr, memchr2, memchr3};
+use memchr::memchr;
 
 use super::NotUnderstood;
 
+mod skip;
 mod word;
-
-use self::word::{Marks, Word};
 
 /// A place in a text, before a value.
 #[derive(Clone, Debug)]
@@ -70,24 +69,19 @@ impl<'a> Scan<'a> {
     }
 
     /// Takes whatever key comes next, and the colon behind it.
+    #[inline]
     pub(crate) fn any_key(&mut self) -> Result<&'a [u8]> {
         self.expect(b'"')?;
-        // The same key can be written in many ways, and nobody does; control characters are no JSON.
-        let end = find(
-            self.rest,
-            |word| word.equal_to(b'"') | word.equal_to(b'\\') | word.controls(),
-            |rest| rest.iter().position(|&byte| matches!(byte, b'"' | b'\\' | ..b' ')),
-        );
-        let (key, rest) = self.rest.split_at(end.ok_or(NotUnderstood)?);
-        self.rest = rest.strip_prefix(b"\"").ok_or(NotUnderstood)?;
-        self.expect(b':')?;
-        Ok(key)
+        let (key, rest) = skip::key(self.rest)?;
+        self.rest = rest;
+        self.expect(b':').map(|()| key)
     }
 
     /// Takes whatever key comes next, and its value.
+    #[inline]
     pub(crate) fn member(&mut self) -> Result<()> {
-        self.any_key()?;
-        self.value().map(drop)
+        self.rest = skip::member(self.rest)?;
+        Ok(())
     }
 
     /// Takes an array, and has `element` take each of its values.
@@ -108,25 +102,17 @@ impl<'a> Scan<'a> {
     }
 
     /// Takes a value of any kind, and returns its text.
+    #[inline]
     pub(crate) fn value(&mut self) -> Result<&'a [u8]> {
-        let first = self.peek().ok_or(NotUnderstood)?;
+        self.peek();
         let text = self.rest;
-        self.rest = &self.rest[1..];
-        match first {
-            b'"' => self.skip_text()?,
-            b'[' => self.skip_nested(b'[', b']')?,
-            b'{' => self.skip_nested(b'{', b'}')?,
-            b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
-                let length = self.rest.iter().position(is_after_value).unwrap_or(self.rest.len());
-                self.rest = &self.rest[length..];
-            }
-            _ => return Err(NotUnderstood),
-        }
+        self.rest = skip::value(text)?;
         Ok(&text[..text.len() - self.rest.len()])
     }
 
     /// Takes a number without a sign, fraction or exponent, if that is the value and it has at most nineteen digits: every
     /// such number fits in 64 bits.
+    #[inline]
     pub(crate) fn number(&mut self) -> Option<u64> {
         const MAX_DIGITS: usize = 19;
         let first = self.peek()?;
@@ -155,10 +141,12 @@ impl<'a> Scan<'a> {
         if !self.is_dense() {
             return self.value().map(drop);
         }
-        self.pass(memchr(b']', self.rest)).map(drop)
+        self.rest = skip::split(self.rest, memchr(b']', self.rest))?.1;
+        Ok(())
     }
 
     /// Whether the value is a list that begins with a number.
+    #[inline]
     pub(crate) fn is_dense(&self) -> bool {
         let mut inside = self.clone();
         inside.take(b'[') && matches!(inside.peek(), Some(b'-' | b'0'..=b'9'))
@@ -170,6 +158,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Takes `null`, if that is the value.
+    #[inline]
     pub(crate) fn null(&mut self) -> bool {
         let is_null = self.peek() == Some(b'n');
         is_null && self.value() == Ok(b"null")
@@ -217,82 +206,6 @@ impl<'a> Scan<'a> {
     fn position(&self) -> usize {
         self.length - self.rest.len()
     }
-
-    /// Goes behind the byte that a search has `found`, and returns it.
-    fn pass(&mut self, found: Option<usize>) -> Result<u8> {
-        let found = found.and_then(|at| self.rest[at..].split_first());
-        let (&byte, rest) = found.ok_or(NotUnderstood)?;
-        self.rest = rest;
-        Ok(byte)
-    }
-
-    /// Goes to the end of a text, of which the opening quote is behind.
-    fn skip_text(&mut self) -> Result<()> {
-        loop {
-            let found = find(
-                self.rest,
-                |word| word.equal_to(b'"') | word.equal_to(b'\\'),
-                |rest| memchr2(b'"', b'\\', rest),
-            );
-            if self.pass(found)? == b'"' {
-                return Ok(());
-            }
-            // What is escaped is no end.
-            self.rest = self.rest.get(1..).ok_or(NotUnderstood)?;
-        }
-    }
-
-    /// Goes to the end of an array or object that has been opened. Brackets of the other kind lie within it in pairs,
-    /// so they need not be looked at.
-    fn skip_nested(&mut self, open: u8, close: u8) -> Result<()> {
-        let mut depth = 1;
-        while depth > 0 {
-            // Between two texts there is most often no more than this.
-            if let [b':' | b',', rest @ ..] = self.rest {
-                self.rest = rest;
-            }
-            let found = match self.rest {
-                [b'"', ..] => Some(0),
-                rest => find(
-                    rest,
-                    |word| word.equal_to(b'"') | word.equal_to(open) | word.equal_to(close),
-                    |rest| memchr3(b'"', open, close, rest),
-                ),
-            };
-            match self.pass(found)? {
-                b'"' => self.skip_text()?,
-                byte if byte == open => depth += 1,
-                _ => depth -= 1,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Searches the first words of `text` with `near`, and the rest of it with `far`. Keys, and most of what lies between quotes
-/// and brackets, are short: setting up a search takes as long as to look at four words.
-#[inline]
-fn find(text: &[u8], near: impl Fn(Word) -> Marks, far: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
-    let first = text.first_chunk().and_then(|word| near(Word::of(word)).first());
-    first.or_else(|| find_further(text, near, far))
-}
-
-/// Searches a text in whose first word there is nothing.
-#[inline(never)]
-fn find_further(
-    text: &[u8],
-    near: impl Fn(Word) -> Marks,
-    far: impl Fn(&[u8]) -> Option<usize>,
-) -> Option<usize> {
-    const NEAR: usize = 4;
-    let mut seen = 0;
-    for word in text.as_chunks::<8>().0.iter().take(NEAR) {
-        if let Some(at) = near(Word::of(word)).first() {
-            return Some(seen + at);
-        }
-        seen += word.len();
-    }
-    Some(seen + far(&text[seen..])?)
 }
 
 /// Clients that care for speed write none.
