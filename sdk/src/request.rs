@@ -382,7 +382,8 @@ impl Intent {
         std::mem::replace(self, nothing)
     }
 
-    /// Whether it names more than one thing, as few requests do.
+    /// Whether it may have lists that take memory, or points that take long to place. Without, it names one point at most,
+    /// and no shard key.
     pub(crate) fn has_lists(&self) -> bool {
         match &self.scopes[..] {
             [Scope { keys: Keys::Unspecified, points: Points::Ids(ids), .. }] => ids.len() > 1,

@@ -54,10 +54,6 @@ impl Compressed {
     pub(crate) fn of(protocol: Protocol, headers: &HeaderMap, body: &Bytes) -> Option<Self> {
         let encoding = match protocol {
             Protocol::Rest => {
-                // Most bodies are plain, and to look at a few names takes less than to look one up.
-                if headers.keys().all(|name| *name != header::CONTENT_ENCODING) {
-                    return None;
-                }
                 let name = headers.get(header::CONTENT_ENCODING)?;
                 if name.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") {
                     return None;

@@ -357,6 +357,42 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_known_by_all_of_their_name() {
+        let expected = Some(ids(&[1]));
+        let points = |layout, body: &str| one(layout, body).map(|scope| scope.points);
+        // White space wherever it may be, and keys that begin as others do, or end as they do.
+        for body in [
+            r#" { "points" : [ { "vector" : [ 0.5 ] , "id" : 1 } ] } "#,
+            "{\n\t\"points\":\r\n[{\"id\"\t:\n1}]}",
+            r#"{"point":[2],"points":[{"i":2,"ids":3,"id":1,"i d":4,"vectors":5,"vecto":"]"}],"points2":[6],"xpoints":[7]}"#,
+            r#"{"filters":{},"shard_keys":"a","batches":{"ids":[2]},"update_filter_":{},"points":[{"id":1}]}"#,
+            r#"{"":{"points":[2]},"payload":{"points":[{"id":3}]},"points":[{"":2,"payload":{"id":4},"id":1}]}"#,
+        ] {
+            assert_eq!(points(Layout::Points, body), expected, "{body}");
+        }
+        // The same key again, or written in another way.
+        for body in [
+            r#"{"points":[{"id":1}],"points":[{"id":1}]}"#,
+            r#"{"points":[{"id":1,"id":1}]}"#,
+            r#"{"points":[{"id":1}],"po\u0069nts":[{"id":2}]}"#,
+            r#"{"points":[{"id":1,"\u0069d":2}]}"#,
+            r#"{"shard_key":"a","points":[{"id":1}],"shard_key":"b"}"#,
+            "{\"points\":[{\"id\":1}],\"a\nb\":1}",
+            r#"{"points" [{"id":1}]}"#,
+            r#"{"points":[{"id" 1}]}"#,
+        ] {
+            assert_eq!(points(Layout::Points, body), None, "{body}");
+        }
+        // Wherever a body ends that is cut off.
+        let body =
+            r#"{"shard_key":"a","filter":{"must":[]},"update_mode":"upsert","points":[5],"batch":null}"#;
+        assert_eq!(points(Layout::Selector, body), Some(ids(&[5])));
+        for end in 0..body.len() {
+            assert_eq!(points(Layout::Selector, &body[..end]), None, "{}", &body[..end]);
+        }
+    }
+
+    #[test]
     fn conditions_of_a_batch_are_noticed() {
         for (condition, expected) in [
             ("", false),

@@ -158,13 +158,14 @@ fn among_holders(
     tried: &[Address],
     dice: u64,
 ) -> Option<Plan> {
-    let (costs, touched) = match intent.reads_all() && collection.resharding.is_none() {
-        true => (Costs::of_reading_all(collection.readers()), Shards::new()),
-        false => {
-            let touched = touched(intent, collection, topology.hashing()).ok()?;
-            (Costs::of(&touched, collection, intent), touched)
-        }
-    };
+    let (touched, costs);
+    if intent.reads_all() && collection.resharding.is_none() {
+        touched = Shards::new();
+        costs = Costs::of_reading_all(collection.readers());
+    } else {
+        touched = self::touched(intent, collection, topology.hashing()).ok()?;
+        costs = Costs::of(&touched, collection, intent);
+    }
     let holders = costs.holders().filter_map(|(peer, saved)| Some((topology.node(peer)?, saved)));
     let usable = holders.filter(|(node, _)| !tried.contains(&node.address) && conditions.may_take(node));
     let choice = Choice { intent, costs: &costs, touched: &touched, topology, conditions, dice };

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use crate::{
     request::{Action, Depth, Intent, Keys, Points, Scope},
-    topology::{Collection, Hashing, KeyGroup, ReshardingDirection, Shard, ShardId, ShardKey},
+    topology::{Collection, Hashing, KeyGroup, PointId, ReshardingDirection, Shard, ShardId, ShardKey},
 };
 
 /// Shards touched.
@@ -32,6 +32,13 @@ pub(crate) fn depth(collection: &Collection) -> Depth {
 /// one after another, so each is a round; so is each run of reads in a batch that select the same shards.
 pub(super) fn touched(intent: &Intent, collection: &Collection, hashing: Hashing) -> Result<Shards, Untold> {
     let mut touched = Shards::new();
+    if let (Some(id), [group]) = (lone_point(intent), collection.groups())
+        && group.key.is_none()
+    {
+        group.owners(hashing, id).for_each(|shard| touched.push(shard));
+        sort(&mut touched);
+        return Ok(touched);
+    }
     let [first, others @ ..] = &intent.scopes[..] else { return Ok(touched) };
     touch(&mut touched, first, intent.action, collection, hashing)?;
     let mut last = first;
@@ -46,6 +53,19 @@ pub(super) fn touched(intent: &Intent, collection: &Collection, hashing: Hashing
         }
     }
     Ok(touched)
+}
+
+/// The one point that `intent` writes, as most writes do, without a shard key.
+fn lone_point(intent: &Intent) -> Option<&PointId> {
+    match (&intent.scopes[..], intent.action) {
+        ([Scope { keys: Keys::Unspecified, points: Points::Ids(ids), .. }], Action::Write(_)) => {
+            match &ids[..] {
+                [id] => Some(id),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
 }
 
 /// Has `intent` name the shards that own its points in place of these: all that a plan asks of them, and it may be made
@@ -103,8 +123,13 @@ fn touch(
         Keys::Any(keys) => any_of(keys, collection)?.into_iter().for_each(add),
         Keys::WithFallback { target, fallback } => add(target_or_fallback(target, fallback, collection)?),
     }
-    // Most scopes touch one, or all those of a group, which are in order.
-    if !touched[before..].is_sorted_by(|a, b| a < b) {
+    // Many touch all those of a group, which are in order.
+    if touched[before..].is_sorted_by(|a, b| a < b) {
+        return Ok(());
+    }
+    if before == 0 {
+        sort(touched);
+    } else {
         let mut round = Shards::from_slice(&touched[before..]);
         sort(&mut round);
         touched.truncate(before);
@@ -115,8 +140,10 @@ fn touch(
 
 /// Puts them in ascending order, each once.
 pub(super) fn sort(shards: &mut Shards) {
-    shards.sort_unstable();
-    shards.dedup();
+    if shards.len() > 1 {
+        shards.sort_unstable();
+        shards.dedup();
+    }
 }
 
 /// The groups of shards with these keys.

@@ -15,7 +15,8 @@ use crate::{
     aside::is_long,
     dispatch::{Admitted, Credentials, Failure, Placement},
     request::{
-        Body, BoxError, Call, Class, Collected, Compressed, Depth, Intent, NotUnderstood, Repeat, collect,
+        Body, BoxError, Call, Class, Collected, Compressed, Depth, Intent, NotUnderstood, Protocol, Repeat,
+        collect,
     },
     route::{Local, Reason, Split, Way, depth, settle},
     topology::{Collection, Hashing, Known, Lookup, Node, PeerId, Topology, Version},
@@ -53,7 +54,7 @@ impl Inner {
     pub(super) async fn prepare<B>(
         &self,
         call: &Call,
-        Placing { pin, affinity }: Placing,
+        Placing { is_encoded, pin, affinity }: Placing,
         headers: &HeaderMap,
         body: B,
         mut admitted: Option<&mut Admitted>,
@@ -70,7 +71,9 @@ impl Inner {
             .await
             .map_err(|error| Failure::ClientGone(error.to_string()))?;
         let is_seen = is_whole && !is_blind;
-        let compressed = if is_seen { Compressed::of(call.protocol, headers, &bytes) } else { None };
+        let may_be_compressed = is_encoded || call.protocol == Protocol::Grpc;
+        let compressed =
+            (is_seen && may_be_compressed).then(|| Compressed::of(call.protocol, headers, &bytes)).flatten();
         let plain = match compressed {
             Some(compressed) => Box::pin(self.decode(compressed)).await,
             None => is_seen.then(|| bytes.clone()),
@@ -107,8 +110,7 @@ impl Inner {
                     None => (found, None),
                 };
                 let Some(Known { name, lookup: Lookup::Found(collection) }) = known else {
-                    let is_named = name.is_some();
-                    let reason = if is_named { Reason::UnknownCollection } else { Reason::NotUnderstood };
+                    let reason = name.map_or(Reason::NotUnderstood, |_| Reason::UnknownCollection);
                     let (placement, collection) = (Placement::Opaque(reason), kept(&snapshot));
                     return Ok(Prepared { placement, collection, snapshot, body, plain });
                 };

@@ -1,6 +1,6 @@
 //! What a request asks of the router itself, in headers.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, header::CONTENT_ENCODING};
 
 use crate::{
     dispatch::{Failure, RetryWrites, RetryWritesError},
@@ -27,9 +27,11 @@ pub(super) struct Wishes {
     pub(super) placing: Placing,
 }
 
-/// What it says of its place.
+/// What it says of its place, and of how its body tells that.
 #[derive(Debug, Default)]
 pub(super) struct Placing {
+    /// Whether its body has an encoding, and may have to be decoded to be looked into (REST).
+    pub(super) is_encoded: bool,
     pub(super) pin: Option<NodePin>,
     pub(super) affinity: Option<Affinity>,
 }
@@ -48,12 +50,17 @@ pub(super) enum NodePin {
 impl Wishes {
     /// Takes what is meant for the router off the request; the affinity stays, Qdrant knows it too.
     pub(super) fn take(headers: &mut HeaderMap) -> Result<Self, Failure> {
-        // Nearly all requests ask for nothing, and looking for four names costs more than looking at all.
-        if !headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
-            return Ok(Self::default());
+        // Nearly all requests ask for nothing, and looking for five names costs more than looking at all.
+        let (mut is_encoded, mut asks) = (false, false);
+        for name in headers.keys() {
+            is_encoded |= *name == CONTENT_ENCODING;
+            asks |= name.as_str().starts_with(PREFIX);
+        }
+        if !asks {
+            return Ok(Self { placing: Placing { is_encoded, ..Placing::default() }, ..Self::default() });
         }
         let explain = headers.remove(EXPLAIN).is_some_and(|value| value == "1");
-        let placing = Placing { pin: NodePin::take(headers), affinity: Affinity::of(headers) };
+        let placing = Placing { is_encoded, pin: NodePin::take(headers), affinity: Affinity::of(headers) };
         Ok(Self { explain, retry_writes: retry_writes(headers)?, placing })
     }
 }
@@ -110,9 +117,13 @@ mod tests {
 
     #[test]
     fn most_requests_have_none() {
-        let (wishes, left) = take(&[(http::header::ACCEPT, "*/*")]);
-        assert!(!wishes.explain && wishes.retry_writes.is_none() && wishes.placing.pin.is_none());
-        assert_eq!(left.len(), 1);
+        for (name, value, is_encoded) in
+            [(http::header::ACCEPT, "*/*", false), (CONTENT_ENCODING, "gzip", true)]
+        {
+            let (Wishes { explain, retry_writes, placing }, left) = take(&[(name, value)]);
+            assert!(!explain && retry_writes.is_none() && placing.pin.is_none());
+            assert_eq!((placing.is_encoded, left.len()), (is_encoded, 1));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! SipHash-2-4 with a zero key, of messages of whole words: all that Qdrant hashes to place a point.
 //!
-//! How long a message is, and how it begins, is known when this is compiled, and so is what the hash of that comes to. A
-//! write of a thousand points hashes a thousand of them.
+//! How long a message is, and most often how it begins, is known where this is compiled into, and what comes of that need not
+//! be found out for each of the many points of a write.
 
 /// Rounds after each word, and after the last.
 const ROUNDS: usize = 2;

@@ -24,7 +24,7 @@ pub(super) fn member(text: &[u8]) -> Result<&[u8]> {
 pub(super) fn value(text: &[u8]) -> Result<&[u8]> {
     let (first, rest) = text.split_first().ok_or(NotUnderstood)?;
     match first {
-        b'"' => self::text(rest),
+        b'"' => string(rest),
         b'[' => nested(rest, b'[', b']'),
         b'{' => nested(rest, b'{', b'}'),
         b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
@@ -50,11 +50,11 @@ pub(super) fn key(text: &[u8]) -> Result<(&[u8], &[u8])> {
 
 /// What lies behind a text whose opening quote is behind.
 #[inline]
-fn text(mut rest: &[u8]) -> Result<&[u8]> {
+fn string(mut rest: &[u8]) -> Result<&[u8]> {
     loop {
         let found =
             find(rest, |word| word.equal_to(b'"') | word.equal_to(b'\\'), |rest| memchr2(b'"', b'\\', rest));
-        let (byte, behind) = split(rest, found)?;
+        let (byte, behind) = pass(rest, found)?;
         if byte == b'"' {
             return Ok(behind);
         }
@@ -74,7 +74,7 @@ fn nested(mut rest: &[u8], open: u8, close: u8) -> Result<&[u8]> {
             rest = behind;
         }
         if let [b'"', behind @ ..] = rest {
-            rest = text(behind)?;
+            rest = string(behind)?;
             continue;
         }
         let found = find(
@@ -82,10 +82,10 @@ fn nested(mut rest: &[u8], open: u8, close: u8) -> Result<&[u8]> {
             |word| word.equal_to(b'"') | word.equal_to(open) | word.equal_to(close),
             |rest| memchr3(b'"', open, close, rest),
         );
-        let (byte, behind) = split(rest, found)?;
+        let (byte, behind) = pass(rest, found)?;
         rest = behind;
         match byte {
-            b'"' => rest = text(rest)?,
+            b'"' => rest = string(rest)?,
             byte if byte == open => depth += 1,
             _ => depth -= 1,
         }
@@ -95,7 +95,7 @@ fn nested(mut rest: &[u8], open: u8, close: u8) -> Result<&[u8]> {
 
 /// The byte that a search has `found`, and what lies behind it.
 #[inline]
-pub(super) fn split(text: &[u8], found: Option<usize>) -> Result<(u8, &[u8])> {
+pub(super) fn pass(text: &[u8], found: Option<usize>) -> Result<(u8, &[u8])> {
     let found = found.and_then(|at| text[at..].split_first());
     found.map(|(&byte, rest)| (byte, rest)).ok_or(NotUnderstood)
 }
@@ -108,7 +108,7 @@ fn find(text: &[u8], near: impl Fn(Word) -> Marks, far: impl Fn(&[u8]) -> Option
     first.or_else(|| find_further(text, near, far))
 }
 
-/// Searches a text in whose first word there is nothing.
+/// Searches a text that has nothing in its first word, or is shorter than one.
 #[inline(never)]
 fn find_further(
     text: &[u8],
