@@ -349,8 +349,8 @@ impl Call {
         let depth = Depth { ids: depth.ids && self.class == Class::Write, ..depth };
         match self.layout {
             Layout::Rest(layout) => {
-                let scopes = json::scopes(layout, body, depth)?;
-                Ok(Intent { action: action(self.ordering)?, scopes, affinity: None })
+                let action = action(self.ordering)?;
+                Ok(Intent { action, scopes: json::scopes(layout, body, depth)?, affinity: None })
             }
             Layout::Grpc(method) => {
                 let (ordering, scopes) = grpc::peek(method, body, depth)?;

@@ -155,17 +155,37 @@ fn operation(scan: &mut Scan<'_>, room: &mut Room) -> Result<Scope> {
 
 /// An operation on points.
 fn document(scan: &mut Scan<'_>, room: &mut Room, layout: Layout) -> Result<Scope> {
-    Document::take(scan, room)?.scope(layout)
-}
-
-/// What an operation on points says of where it works.
-#[derive(Default)]
-struct Document {
-    keys: Option<Keys>,
-    points: Option<Points>,
-    columns: Option<Points>,
-    filter: Option<()>,
-    is_conditional: bool,
+    let (mut keys, mut listed, mut columns) = (None, None, None);
+    let (mut filter, mut is_conditional) = (None, false);
+    scan.object(|scan| {
+        if scan.key(b"points")? {
+            unless_null(scan, |scan| once(&mut listed, || points(scan, room, point)))
+        } else if scan.key(b"batch")? {
+            unless_null(scan, |scan| {
+                once(&mut columns, || {
+                    member(scan, b"ids", |scan| points(scan, room, id))?.ok_or(NotUnderstood)
+                })
+            })
+        } else if scan.key(b"shard_key")? {
+            once(&mut keys, || shard_keys(scan, room))
+        } else if scan.key(b"filter")? {
+            unless_null(scan, |scan| once(&mut filter, || scan.value().map(drop)))
+        } else if scan.key(b"update_filter")? || scan.key(b"update_mode")? {
+            unless_null(scan, |scan| {
+                is_conditional = true;
+                scan.value().map(drop)
+            })
+        } else {
+            scan.member()
+        }
+    })?;
+    let points = match (layout, listed, columns, filter) {
+        (Layout::VectorSelector, _, _, Some(())) => Points::All,
+        (_, Some(points), None, _) | (Layout::Points, None, Some(points), _) => points,
+        (Layout::Selector, None, None, Some(())) => Points::All,
+        _ => return Err(NotUnderstood),
+    };
+    Ok(Scope { keys: keys.unwrap_or(Keys::Unspecified), points, is_conditional })
 }
 
 /// A point id.
@@ -240,50 +260,6 @@ fn points(
         }
     })?;
     Ok(listing.points(room))
-}
-
-// === impl Document ===
-
-impl Document {
-    #[inline]
-    fn take(scan: &mut Scan<'_>, room: &mut Room) -> Result<Self> {
-        let mut document = Self::default();
-        scan.object(|scan| {
-            if scan.key(b"points")? {
-                unless_null(scan, |scan| once(&mut document.points, || points(scan, room, point)))
-            } else if scan.key(b"batch")? {
-                unless_null(scan, |scan| {
-                    once(&mut document.columns, || {
-                        member(scan, b"ids", |scan| points(scan, room, id))?.ok_or(NotUnderstood)
-                    })
-                })
-            } else if scan.key(b"shard_key")? {
-                once(&mut document.keys, || shard_keys(scan, room))
-            } else if scan.key(b"filter")? {
-                unless_null(scan, |scan| once(&mut document.filter, || scan.value().map(drop)))
-            } else if scan.key(b"update_filter")? || scan.key(b"update_mode")? {
-                unless_null(scan, |scan| {
-                    document.is_conditional = true;
-                    scan.value().map(drop)
-                })
-            } else {
-                scan.member()
-            }
-        })?;
-        Ok(document)
-    }
-
-    #[inline]
-    fn scope(self, layout: Layout) -> Result<Scope> {
-        let points = match (layout, self.points, self.columns, self.filter) {
-            (Layout::VectorSelector, _, _, Some(())) => Points::All,
-            (_, Some(points), None, _) | (Layout::Points, None, Some(points), _) => points,
-            (Layout::Selector, None, None, Some(())) => Points::All,
-            _ => return Err(NotUnderstood),
-        };
-        let keys = self.keys.unwrap_or(Keys::Unspecified);
-        Ok(Scope { keys, points, is_conditional: self.is_conditional })
-    }
 }
 
 // === impl PointRef ===

@@ -166,10 +166,36 @@ fn among_holders(
         touched = self::touched(intent, collection, topology.hashing()).ok()?;
         costs = Costs::of(&touched, collection, intent);
     }
-    let holders = costs.holders().filter_map(|(peer, saved)| Some((topology.node(peer)?, saved)));
-    let usable = holders.filter(|(node, _)| !tried.contains(&node.address) && conditions.may_take(node));
+    let mut best = Best::default();
+    for (peer, saved) in costs.holders() {
+        if let Some(node) = topology.node(peer)
+            && !tried.contains(&node.address)
+            && conditions.may_take(node)
+        {
+            best.add(node, saved);
+        }
+    }
     let choice = Choice { intent, costs: &costs, touched: &touched, topology, conditions, dice };
-    choice.among(usable)
+    choice.of(&best)
+}
+
+/// Those nodes that save the most internal RPCs, of all that are added.
+#[derive(Default)]
+struct Best<'n> {
+    alike: SmallVec<[&'n Node; 8]>,
+    saved: u32,
+}
+
+impl<'n> Best<'n> {
+    fn add(&mut self, node: &'n Node, saved: u32) {
+        if saved > self.saved {
+            self.alike.clear();
+            self.saved = saved;
+        }
+        if saved == self.saved {
+            self.alike.push(node);
+        }
+    }
 }
 
 /// What is chosen by, among nodes that hold some of what an operation on points touches.
@@ -184,22 +210,11 @@ struct Choice<'a, C> {
 }
 
 impl<C: Conditions> Choice<'_, C> {
-    /// The node where the fewest internal RPCs are needed, of those that hold something and what each saves.
-    fn among<'n>(&self, holders: impl Iterator<Item = (&'n Node, u32)>) -> Option<Plan> {
-        let mut alike: SmallVec<[&Node; 8]> = SmallVec::new();
-        let mut most = 0;
-        for (node, saved) in holders {
-            if saved > most {
-                alike.clear();
-                most = saved;
-            }
-            if saved == most {
-                alike.push(node);
-            }
-        }
-        let expected_rpcs = self.costs.without_replica.saturating_sub(most);
-        let lightest = || lighter(&alike, self.conditions, self.dice);
-        let agreed = || rendezvous(&alike, self.touched.iter().min().copied());
+    /// The node where the fewest internal RPCs are needed.
+    fn of(&self, Best { alike, saved: most }: &Best<'_>) -> Option<Plan> {
+        let expected_rpcs = self.costs.without_replica.saturating_sub(*most);
+        let lightest = || lighter(alike, self.conditions, self.dice);
+        let agreed = || rendezvous(alike, self.touched.iter().min().copied());
         let (node, reason) = match self.intent.action {
             Action::Read if self.intent.affinity.is_some() => (lightest(), Reason::RouteAffinity),
             Action::Read if expected_rpcs == 0 => (lightest(), Reason::ReadableReplica),
@@ -208,7 +223,7 @@ impl<C: Conditions> Choice<'_, C> {
             Action::Write(WriteOrdering::Medium | WriteOrdering::Strong) => (agreed(), Reason::ShardLeader),
         };
         Some(Plan {
-            avoided: Some(self.costs.avoided(most, self.topology)),
+            avoided: Some(self.costs.avoided(*most, self.topology)),
             can_hedge: self.intent.action == Action::Read && self.costs.is_replicated,
             ..Plan::to(node?, reason, Some(expected_rpcs))
         })
@@ -296,8 +311,15 @@ impl<'a, C: Conditions> Field<'a, C> {
         let costs = Costs::of(&touched, collection, intent);
         let &Self { topology, conditions, dice, .. } = self;
         let choice = Choice { intent, costs: &costs, touched: &touched, topology, conditions, dice };
-        let holder = |&node: &&'a Node| Some((node, costs.saved(node.peer?)?));
-        let among = |nodes: &[&'a Node]| choice.among(nodes.iter().filter_map(holder));
+        let among = |nodes: &[&'a Node]| {
+            let mut best = Best::default();
+            for node in nodes {
+                if let Some(saved) = node.peer.and_then(|peer| costs.saved(peer)) {
+                    best.add(node, saved);
+                }
+            }
+            choice.of(&best)
+        };
         // The last replica is never given up, however poorly its node does.
         let spared = || among(&self.spared).map(|plan| Plan { is_spared: true, ..plan });
         among(&self.nodes).or_else(spared).unwrap_or_else(|| Plan {

@@ -35,7 +35,9 @@ pub(super) fn touched(intent: &Intent, collection: &Collection, hashing: Hashing
     if let (Some(id), [group]) = (lone_point(intent), collection.groups())
         && group.key.is_none()
     {
-        group.owners(hashing, id).for_each(|shard| touched.push(shard));
+        for shard in group.owners(hashing, id) {
+            touched.push(shard);
+        }
         sort(&mut touched);
         return Ok(touched);
     }
