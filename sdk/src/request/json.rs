@@ -232,16 +232,10 @@ fn point(scan: &mut Scan<'_>) -> Result<PointId> {
 }
 
 pub(super) fn id(scan: &mut Scan<'_>) -> Result<PointId> {
-    match scan.number() {
-        Some(number) => Ok(PointId::Num(number)),
-        None => other_id(scan.value()?),
+    if let Some(number) = scan.number() {
+        return Ok(PointId::Num(number));
     }
-}
-
-/// A UUID, or a number that is written in an odd way.
-#[inline(never)]
-fn other_id(id: &[u8]) -> Result<PointId> {
-    parse::<PointRef>(id).map(|id| id.0)
+    parse::<PointRef>(scan.value()?).map(|id| id.0)
 }
 
 /// The points of which `take` takes the ids from an array.

@@ -72,10 +72,10 @@ impl<'a> Scan<'a> {
     /// Takes whatever key comes next, and the colon behind it.
     #[inline]
     pub(crate) fn any_key(&mut self) -> Result<&'a [u8]> {
-        self.expect(b'"')?;
+        self.peek();
         let (key, rest) = skip::key(self.rest)?;
         self.rest = rest;
-        self.expect(b':').map(|()| key)
+        Ok(key)
     }
 
     /// Takes whatever key comes next, without white space before it, and its value.

@@ -1,6 +1,6 @@
 //! Going behind what does not matter.
 //!
-//! These take and return texts by value, so that whoever walks over one can keep its place in registers.
+//! Texts are taken and returned by value, which keeps the place in them in registers.
 
 use memchr::{memchr2, memchr3};
 
@@ -12,11 +12,9 @@ use super::{
 /// What lies behind the member that `text` begins with, whatever its key and its value are.
 #[inline(never)]
 pub(super) fn member(text: &[u8]) -> Result<&[u8]> {
-    let (_, rest) = key(text.strip_prefix(b"\"").ok_or(NotUnderstood)?)?;
-    let mut scan = Scan::new(rest);
-    scan.expect(b':')?;
-    scan.peek();
-    value(scan.rest)
+    let mut scan = Scan::new(key(text)?.1);
+    scan.value()?;
+    Ok(scan.rest)
 }
 
 /// What lies behind the value that `text` begins with.
@@ -35,9 +33,10 @@ pub(super) fn value(text: &[u8]) -> Result<&[u8]> {
     }
 }
 
-/// A key whose opening quote is behind, and what lies behind its closing quote.
+/// The key that `text` begins with, and what lies behind its colon.
 #[inline]
 pub(super) fn key(text: &[u8]) -> Result<(&[u8], &[u8])> {
+    let text = text.strip_prefix(b"\"").ok_or(NotUnderstood)?;
     // The same key can be written in many ways, and nobody does; control characters are no JSON.
     let end = find(
         text,
@@ -45,7 +44,9 @@ pub(super) fn key(text: &[u8]) -> Result<(&[u8], &[u8])> {
         |text| text.iter().position(|&byte| matches!(byte, b'"' | b'\\' | ..b' ')),
     );
     let (key, rest) = text.split_at(end.ok_or(NotUnderstood)?);
-    Ok((key, rest.strip_prefix(b"\"").ok_or(NotUnderstood)?))
+    let mut behind = Scan::new(rest.strip_prefix(b"\"").ok_or(NotUnderstood)?);
+    behind.expect(b':')?;
+    Ok((key, behind.rest))
 }
 
 /// What lies behind a text whose opening quote is behind.
