@@ -66,7 +66,8 @@ done
 [ "$(get "http://$ip:9633/livez")" = alive ] || fail "/livez does not say alive: $(cat "$log")"
 [ "$(get --output /dev/null --write-out '%{http_code}' "http://$ip:9633/readyz")" = 503 ] ||
     fail "/readyz says ready without a node"
-get "http://$ip:9633/metrics" | grep -q '^qdrant_router_nodes' || fail "/metrics has no qdrant_router_nodes"
+metrics="$(get "http://$ip:9633/metrics")"
+grep -q '^qdrant_router_nodes' <<< "$metrics" || fail "/metrics has no qdrant_router_nodes"
 [ "$(get --output /dev/null --write-out '%{http_code}' "http://$ip:6333/collections")" -ge 500 ] ||
     fail "a request is answered without a node"
 [ "$(ps -o uid= -p "$router" | tr -d ' ')" = 65532 ] || fail "it does not run as the user 65532"

@@ -11,7 +11,7 @@ lacks() { echo "emulated: $1" >&2; exit 2; }
 for tool in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio; do
     command -v "${tool%%:*}" > /dev/null || lacks "there is no ${tool%%:*}; \`apt-get install ${tool#*:}\` brings it"
 done
-! ldd "$(command -v busybox)" 2> /dev/null | grep -q '=>' || lacks "busybox needs libraries; \`apt-get install busybox-static\` brings one that does not"
+[[ "$(ldd "$(command -v busybox)" 2> /dev/null)" != *"=>"* ]] || lacks "busybox needs libraries; \`apt-get install busybox-static\` brings one that does not"
 kernel="${1:-$({ find /boot -name 'vmlinuz-*' 2> /dev/null || true; } | sort -V | tail -n 1)}"
 [ -r "$kernel" ] || lacks "no kernel can be read ${kernel:+at }${kernel:-in /boot}; \`apt-get install linux-image-cloud-amd64\` brings one"
 kernel="$(realpath "$kernel")"
