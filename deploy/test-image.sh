@@ -57,7 +57,7 @@ unshare --mount -- bash -euc '
 router=$!
 
 get() { curl --silent --show-error --max-time 10 "$@"; }
-for _ in $(seq 50); do
+for _ in $(seq 300); do
     get --output /dev/null "http://$ip:9633/livez" 2>/dev/null && break
     kill -0 "$router" 2>/dev/null || fail "it ended: $(cat "$log")"
     sleep 0.1

@@ -16,6 +16,7 @@ use qdrant_client::qdrant::{
     CreateCollectionBuilder, Distance, PointStruct, UpsertPointsBuilder, VectorParamsBuilder,
 };
 use qdrant_router::{Qdrant, Routed};
+use tokio::time::{MissedTickBehavior, interval};
 use tower::ServiceExt;
 
 use crate::arguments::{dns, headless};
@@ -37,7 +38,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     client.upsert_points(UpsertPointsBuilder::new("failover", vec![point]).wait(true)).await?;
 
     let mut answered = 0;
-    let mut tenth = tokio::time::interval(Duration::from_millis(100));
+    let mut tenth = interval(Duration::from_millis(100));
+    tenth.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for read in 1..=reads {
         tenth.tick().await;
         // Through the router beneath the client, because its responses tell how they came about.

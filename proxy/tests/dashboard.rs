@@ -150,12 +150,15 @@ async fn a_node_leaves_and_returns_before_the_eyes_of_who_watches() {
         "qdrant_router_node_request_duration_seconds_bucket{le=",
         "qdrant_router_node_requests_in_flight{node=",
         "qdrant_router_replicas{state=\"Active\"} 12",
-        "qdrant_router_topology_age_seconds 0.",
         "qdrant_router_ejections_total 0",
     ] {
         assert!(metrics.contains(name), "{name} in {metrics}");
     }
     assert_eq!(metrics.matches("# EOF").count(), 1);
+    // All nodes are asked anew every two seconds.
+    let age = metrics.lines().find_map(|line| line.strip_prefix("qdrant_router_topology_age_seconds "));
+    let age: f64 = age.expect("an age").parse().expect("a number");
+    assert!(age < 20.0, "{age}");
 
     bed.cluster.kill(1).await.expect("killed");
     bed.eventually("one does not answer", async || {

@@ -18,7 +18,7 @@ if [ "${1:-}" = --screenshots ]; then
   export SCREENSHOTS
 fi
 
-[ -d node_modules ] || npm ci --no-audit --no-fund
+[ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund
 if [ -z "${DEMO:-}" ]; then
   cargo build --locked -p qdrant-router-examples --bin demo
   DEMO="$(realpath -m "${CARGO_TARGET_DIR:-../../target}")/debug/demo"

@@ -63,9 +63,9 @@ pub(crate) async fn attacked(program: &Program, ports: [SocketAddr; 2], nodes: N
 
     let memory = Memory::of(program);
     let well_behaved = WellBehaved::start(ports[0], ports[1], nodes);
-    let mut attackers = Command::new("chrt");
+    let mut attackers = Command::new("nice");
     attackers
-        .args(["--idle", "0"])
+        .args(["-n", "19"])
         .arg(env::current_exe().expect("this program"))
         .args(["--exact", "generated::attackers", "--ignored"])
         .env("QDRANT_ROUTER_ATTACK", ports.map(|port| port.to_string()).join(" "))
@@ -74,7 +74,7 @@ pub(crate) async fn attacked(program: &Program, ports: [SocketAddr; 2], nodes: N
         .stdout(Stdio::null());
     let began = Instant::now();
     let ended = tokio::task::spawn_blocking(move || attackers.status()).await.expect("no panic");
-    assert!(ended.expect("`chrt` of util-linux").success(), "the attackers gave up");
+    assert!(ended.expect("`nice` of coreutils").success(), "the attackers gave up");
     let took = began.elapsed();
     let mut served = well_behaved.end().await;
     let growth = memory.growth();

@@ -33,7 +33,7 @@ const CLIENTS: u64 = 3;
 const WATCH: Duration = Duration::from_millis(20);
 
 /// How long a router that stops serves on: what Kubernetes needs to notice, here.
-const DELAY: &str = "--shutdown-delay=1s";
+const DELAY: &str = "--shutdown-delay=3s";
 
 /// The routers, and which of them are ready: what a Service goes by.
 struct Service {

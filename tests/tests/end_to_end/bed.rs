@@ -114,6 +114,28 @@ impl Bed {
         let after = self.cluster.internal_rpcs().await.expect("telemetry");
         (after - before) as f64 / rounds as f64
     }
+
+    /// Does what was explained a few times, and tells in words what that cost: an error where it is not what was
+    /// predicted. That is exact, but for reads that a stall of the machine had sent to a second node as well.
+    pub(crate) async fn as_predicted(
+        &self,
+        explanation: &Value,
+        work: impl AsyncFnMut(),
+    ) -> Result<String, String> {
+        const ROUNDS: u64 = 5;
+        let cost = |of: &Value| of["internal_rpcs"].as_f64();
+        let predicted = cost(explanation).expect("a prediction");
+        let hedges = self.router.hedges();
+        let counted = self.rpcs_per_round(ROUNDS, work).await;
+        let hedges = self.router.hedges() - hedges;
+        // Of two sendings, the one that loses is cancelled and then not always counted, or costs what it costs there.
+        let candidates = explanation["candidates"].as_array().expect("candidates");
+        let dearest = candidates.iter().filter_map(cost).fold(0.0, f64::max);
+        let least = if hedges == 0 { predicted } else { predicted / 2.0 };
+        let most = predicted + hedges as f64 * dearest / ROUNDS as f64;
+        let said = format!("predicted {predicted:>3}, hedged {hedges}, counted {counted}");
+        if (least..=most).contains(&counted) { Ok(said) } else { Err(said) }
+    }
 }
 
 /// A router that finds the cluster as it would on Kubernetes.

@@ -157,7 +157,12 @@ async fn the_prediction_is_what_the_nodes_then_count() {
         .expect("a request");
     let response = rest.raw(explained).await.expect("an answer");
     assert_eq!(response.headers()["x-qdrant-router-reason"], "most_replicas");
-    assert_eq!(response.headers()["x-qdrant-router-attempts"], "1");
+    // One, unless a stall of the machine had it sent to a second node.
+    let attempts = response.headers()["x-qdrant-router-attempts"].to_str().expect("text");
+    assert!(
+        attempts.parse().is_ok_and(|attempts| (1..=1 + bed.router.hedges()).contains(&attempts)),
+        "{attempts}"
+    );
     assert!(response.headers().contains_key("x-qdrant-router-node"));
     assert!(response.headers().contains_key("x-qdrant-router-epoch"));
 }

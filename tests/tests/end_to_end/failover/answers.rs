@@ -1,5 +1,6 @@
 //! What a node answers decides who is asked next.
 
+use futures_util::future::join_all;
 use http::StatusCode;
 use qdrant_client::qdrant::{CreateFieldIndexCollectionBuilder, FieldType};
 use serde_json::json;
@@ -34,7 +35,9 @@ async fn a_limit_is_passed_on() {
         (answer.status().as_u16(), &answer.headers()["retry-after"]),
         (429, &"7".parse().expect("a value"))
     );
-    assert_eq!(canned_answers(&bed).await, 1, "it was asked once");
+    // Once, unless a stall of the machine had the read sent to a second node before the first has answered.
+    let asked = canned_answers(&bed).await;
+    assert!((1..=1 + bed.router.hedges()).contains(&asked), "it was asked {asked} times");
 }
 
 /// A node that tells when to come back is left alone until then, and the others answer.
@@ -42,20 +45,26 @@ async fn a_limit_is_passed_on() {
 async fn a_node_at_its_limit_is_left_alone_for_as_long_as_it_asks() {
     let bed = filled(Cluster::builder().nodes(3).embedded()).await;
     bed.cluster.answer_with(1, Canned::rate_limited(Some(60))).await.expect("a limit");
-    let mut limited = 0;
-    for _ in 0..100 {
+    let count = async || {
         let request = http::Request::post("/collections/books/points/count")
             .header("content-type", "application/json")
             .body("{}".into())
             .expect("a request");
-        match bed.rest().raw(request).await.expect("an answer").status().as_u16() {
-            200 => {}
-            429 => limited += 1,
-            other => panic!("{other}"),
-        }
+        bed.rest().raw(request).await.expect("an answer").status().as_u16()
+    };
+    let told = async || bed.cluster.canned_answers(1).await.expect("a count");
+    // Of those that come together some find the other nodes busy.
+    eventually("it is asked", async || {
+        let statuses = join_all([count(), count(), count(), count(), count()]).await;
+        assert!(statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
+        told().await > 0
+    })
+    .await;
+    let before = told().await;
+    for _ in 0..100 {
+        assert_eq!(count().await, 200);
     }
-    assert_eq!(bed.cluster.canned_answers(1).await.expect("a count"), limited);
-    assert_eq!(limited, 1, "it told so once");
+    assert_eq!(told().await, before, "it is not asked again");
 }
 
 /// The leader of consensus may be over its quota of storage where other nodes are not (Qdrant 1.19).
