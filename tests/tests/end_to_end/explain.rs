@@ -6,15 +6,19 @@ use serde_json::{Value, json};
 
 use crate::bed::Bed;
 
-/// A request, as `POST /explain` takes it.
+/// A request, as `POST /explain` takes it, and whether it reads.
 struct Row {
     method: Method,
     path: String,
     body: Value,
+    reads: bool,
 }
 
 fn row(method: Method, path: &str, body: Value) -> Row {
-    Row { method, path: path.to_owned(), body }
+    let reads = method == Method::GET
+        || ["/points", "/query", "/scroll", "/count"].iter().any(|end| path.ends_with(end))
+            && method == Method::POST;
+    Row { method, path: path.to_owned(), body, reads }
 }
 
 /// What is asked of a collection; `key` goes into every body.
@@ -98,7 +102,7 @@ async fn predictions_are_what_the_nodes_then_count() {
         for row in rows(name, key) {
             let question = json!({ "method": row.method.as_str(), "path": row.path, "body": row.body });
             let explanation = bed.proxy.admin().post("/explain", question).await.expect("an explanation");
-            let counted = bed.as_predicted(&explanation, async || send(&bed, &row).await).await;
+            let counted = bed.as_predicted(&explanation, row.reads, async || send(&bed, &row).await).await;
             let (Ok(said) | Err(said)) = &counted;
             let label = format!(
                 "{name:<10} {:<5} {:<55} {:<16} {said}",

@@ -153,7 +153,7 @@ async fn a_route_affinity_reads_where_qdrant_would() {
         let question = json!({ "method": "POST", "path": "/collections/books/points/count", "body": {}, "headers": headers });
         let explanation = bed.proxy.admin().post("/explain", question).await.expect("an explanation");
         assert_eq!(explanation["reason"], "route_affinity");
-        let counted = bed.as_predicted(&explanation, async || {
+        let counted = bed.as_predicted(&explanation, true, async || {
             let request = Request::post("/collections/books/points/count");
             send(&bed, request.header("x-qdrant-route-affinity", user), "{}").await;
         });
