@@ -54,13 +54,16 @@ async fn a_node_at_its_limit_is_left_alone_for_as_long_as_it_asks() {
     };
     let told = async || bed.cluster.canned_answers(1).await.expect("a count");
     // Of those that come together some find the other nodes busy.
+    let mut limited = 0;
     eventually("it is asked", async || {
         let statuses = join_all([count(), count(), count(), count(), count()]).await;
         assert!(statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
+        limited += statuses.iter().filter(|&&status| status == 429).count() as u64;
         told().await > 0
     })
     .await;
     let before = told().await;
+    assert!((limited..=limited + bed.router.hedges()).contains(&before), "{limited} were told, of {before}");
     for _ in 0..100 {
         assert_eq!(count().await, 200);
     }

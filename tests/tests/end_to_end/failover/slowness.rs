@@ -36,36 +36,35 @@ async fn a_slow_node_is_asked_little() {
         let snapshot = bed.router.topology().snapshot();
         snapshot.node(slow).map_or(0, |node| bed.router.balance().traffic(node.address).sent)
     };
-    for delay in [50, 200, 500] {
-        let delay = Duration::from_millis(delay);
-        let mut spared = Err(String::new());
+    let slower = async |delay: Duration| {
+        let load = Load::start(&bed, Mix::ReadsAlone);
+        load.goes_on(300).await;
+        load.ledger.strike();
+        fronts[1].delay(delay);
+        let before = traffic();
+        load.goes_on(1500).await;
+        fronts[1].delay(Duration::ZERO);
+        let ledger = load.stop().await;
+        ledger.tell(&format!("{delay:?} slower"));
+        assert_no_failed_read("slow", &ledger);
+        let (reads, asked) = (ledger.reads().len() as u64, traffic() - before);
+        let extra = ledger.upstream().saturating_sub(reads);
+        // Fifty milliseconds are nothing beside a machine that is busy with other things.
+        let is_spared = asked * 20 <= reads || delay <= Duration::from_millis(50);
+        if extra * 20 <= reads && is_spared {
+            return Ok(());
+        }
+        Err(format!("{extra} extra requests for {reads} reads; the slow node was asked {asked} times"))
+    };
+    for delay in [50, 200, 500].map(Duration::from_millis) {
         // A machine that stands still for longer than the delay makes the other nodes slow as well, for a while.
-        for _ in 0..3 {
-            let load = Load::start(&bed, Mix::ReadsAlone);
-            load.goes_on(300).await;
-            load.ledger.strike();
-            fronts[1].delay(delay);
-            let before = traffic();
-            load.goes_on(1500).await;
-            fronts[1].delay(Duration::ZERO);
-            let ledger = load.stop().await;
-            ledger.tell(&format!("{delay:?} slower"));
-            assert_no_failed_read("slow", &ledger);
-            let (reads, asked) = (ledger.reads().len() as u64, traffic() - before);
-            let extra = ledger.upstream().saturating_sub(reads);
-            // Fifty milliseconds are nothing beside a machine that is busy with other things.
-            let is_little = asked * 20 <= reads || delay <= Duration::from_millis(50);
-            spared = match extra * 20 <= reads && is_little {
-                true => Ok(()),
-                false => Err(format!(
-                    "{extra} extra requests for {reads} reads; the slow node was asked {asked} times"
-                )),
-            };
-            if spared.is_ok() {
-                break;
+        let mut outcome = slower(delay).await;
+        for _ in 0..2 {
+            if outcome.is_err() {
+                outcome = slower(delay).await;
             }
         }
-        spared.expect("a slow node is asked little");
+        outcome.expect("a slow node is asked little");
     }
 }
 
